@@ -99,7 +99,7 @@ pub enum Op {
 }
 
 /// Whether a service that already runs the right bytes may stay as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Restart {
     /// Restart in any case.
     Always,
