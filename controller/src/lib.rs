@@ -1,1 +1,21 @@
+//! The controller of a fleet and the operator's command line.
+//!
+//! Owns: the daemon `tidegate-controller` (journal, depot, sessions of agents and
+//! operators, tokens) and the CLI `tidegate`. Must not: decide how a rollout goes
+//! (that is `tidegate-rollout`), or know how a host swaps (that is the agent).
 
+pub mod bundle;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod core;
+pub mod daemon;
+pub mod depot;
+pub mod error;
+pub mod failpoint;
+pub mod init;
+pub mod operator;
+pub mod registry;
+pub mod session;
+pub mod store;
+pub mod tokens;

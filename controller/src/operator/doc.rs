@@ -1,0 +1,307 @@
+//! The JSON documents of the contract, made here and printed by the CLI.
+//!
+//! Field names are public interface: they are added to, never renamed. Times are
+//! RFC 3339 UTC, sizes bytes, durations in the unit that ends the name.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tidegate_protocol::report::ServiceState;
+use tidegate_protocol::{Digest, HostName, ReleaseId, RolloutId, Timestamp};
+use tidegate_rollout::{Plan, RolloutState};
+
+/// The schema of these documents.
+pub const SCHEMA: u32 = 1;
+
+/// `2026-11-23T02:13:05.120Z`.
+#[must_use]
+pub fn rfc3339(at: Timestamp) -> String {
+    i64::try_from(at.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).map_or_else(String::new, |t| format!("{t:.3}"))
+}
+
+/// The controller's version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionDoc {
+    /// Of the program.
+    pub version: String,
+}
+
+/// A new token. Shown once: the controller keeps only its hash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenDoc {
+    /// For `tidegate-agent enroll --token`.
+    pub token: String,
+    /// Good until.
+    pub expires_at: String,
+}
+
+/// State of a host in the fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostState {
+    /// In contact.
+    Online,
+    /// 30 s without contact.
+    Offline,
+    /// Left out by a person.
+    Drained,
+    /// Its certificate is no longer good.
+    Revoked,
+    /// Two machines under one certificate.
+    Conflict,
+}
+
+impl HostState {
+    /// The word of the contract.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Offline => "offline",
+            Self::Drained => "drained",
+            Self::Revoked => "revoked",
+            Self::Conflict => "conflict",
+        }
+    }
+}
+
+/// One host of `host list`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostDoc {
+    /// As its certificate says.
+    pub name: HostName,
+    /// In the fleet.
+    pub state: HostState,
+    /// They decide targeting.
+    pub labels: BTreeMap<String, String>,
+    /// None before its first hello.
+    pub agent_version: Option<String>,
+    /// Last contact.
+    pub last_seen: Option<String>,
+    /// Of the whole machine.
+    pub cpu_percent: Option<f64>,
+    /// In use.
+    pub memory_bytes: Option<u64>,
+    /// Installed.
+    pub memory_total_bytes: Option<u64>,
+    /// By name.
+    pub components: BTreeMap<String, HostComponentDoc>,
+}
+
+/// A component on a host, apart from any rollout.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostComponentDoc {
+    /// What `current` points at.
+    pub release: Option<ReleaseId>,
+    /// What it would go back to.
+    pub previous: Option<ReleaseId>,
+    /// What runs.
+    pub running_sha256: Option<Digest>,
+    /// Its whole tree.
+    pub tree_sha256: Option<Digest>,
+    /// absent, running, stopped, drifted.
+    pub state: ServiceState,
+    /// The highest generation the host has seen.
+    pub generation: String,
+    /// Of one core.
+    pub cpu_percent: f64,
+    /// Resident.
+    pub memory_bytes: u64,
+}
+
+/// Sentences for a person, the most important first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// A host's or a rollout's name.
+    pub subject: String,
+    /// One sentence each.
+    pub lines: Vec<String>,
+}
+
+/// What the depot lacks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingDoc {
+    /// In the order asked.
+    pub missing: Vec<Digest>,
+}
+
+/// What an upload wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadDoc {
+    /// Files that were new.
+    pub new_files: u64,
+    /// Their bytes.
+    pub new_bytes: u64,
+}
+
+/// An imported release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportDoc {
+    /// `name@version`.
+    pub release: ReleaseId,
+    /// sha256 of the manifest.
+    pub digest: Digest,
+    /// Distinct files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that came over this connection; 0 when all was there.
+    pub new_bytes: u64,
+}
+
+/// One release of `release list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseDoc {
+    /// `name@version`.
+    pub release: ReleaseId,
+    /// sha256 of the manifest.
+    pub digest: Digest,
+    /// In order of deployment.
+    pub components: Vec<String>,
+    /// Distinct files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// When.
+    pub imported_at: String,
+}
+
+/// A release with its manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseShowDoc {
+    /// As in the list.
+    #[serde(flatten)]
+    pub summary: ReleaseDoc,
+    /// As packed.
+    pub manifest: serde_json::Value,
+}
+
+/// What a plan would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// For `--confirm`.
+    pub plan_digest: Digest,
+    /// What.
+    pub release: ReleaseId,
+    /// `rolling`, `big-bang`.
+    pub strategy: String,
+    /// Hosts that change together, in order.
+    pub waves: Vec<PlanWaveDoc>,
+    /// Host by host.
+    pub hosts: Vec<PlanHostDoc>,
+    /// What was checked.
+    pub readiness: Vec<ReadinessDoc>,
+    /// Why `start` would refuse it now; empty = it would not.
+    pub refused_because: Vec<String>,
+    /// The plan itself.
+    pub plan: Plan,
+}
+
+/// A wave of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanWaveDoc {
+    /// From 1.
+    pub index: usize,
+    /// For people.
+    pub name: String,
+    /// Who.
+    pub hosts: Vec<HostName>,
+}
+
+/// A host of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanHostDoc {
+    /// Which.
+    pub host: HostName,
+    /// Of what.
+    pub component: String,
+    /// None for hosts that stay as they are.
+    pub wave: Option<usize>,
+    /// `change`, `unchanged` or `skipped`.
+    pub action: String,
+    /// What it runs now.
+    pub from: Option<ReleaseId>,
+    /// What it would run.
+    pub to: Option<ReleaseId>,
+    /// In contact now.
+    pub online: bool,
+}
+
+/// One thing that was checked before a start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadinessDoc {
+    /// What.
+    pub name: String,
+    /// It holds.
+    pub ok: bool,
+    /// What was seen.
+    pub observed: String,
+}
+
+/// A started rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartDoc {
+    /// Its id.
+    pub id: RolloutId,
+    /// Of the plan as frozen.
+    pub plan_digest: Digest,
+    /// It ran already: `--run-id` found it.
+    pub attached: bool,
+}
+
+/// One rollout of `rollout list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutDoc {
+    /// Its id.
+    pub id: RolloutId,
+    /// Now.
+    pub state: RolloutState,
+    /// Why it is so.
+    pub reason: String,
+    /// What.
+    pub release: ReleaseId,
+    /// How.
+    pub strategy: String,
+    /// Targets of it.
+    pub hosts: usize,
+    /// When.
+    pub started_at: String,
+    /// When, once it did.
+    pub ended_at: Option<String>,
+}
+
+/// One line of a rollout's history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Place in the journal; rises over all rollouts.
+    pub seq: u64,
+    /// When.
+    pub at: String,
+    /// Of which.
+    pub rollout: RolloutId,
+    /// The record's kind: `started`, `state`, `ordered`, `host`, …
+    pub kind: String,
+    /// Where, if it is about one host.
+    pub host: Option<HostName>,
+    /// Of what, if it is about one component.
+    pub component: Option<String>,
+    /// For people.
+    pub message: String,
+    /// The record itself, without the frozen plan.
+    pub record: serde_json::Value,
+}
+
+/// An error, as the contract prints it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorOut {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What went wrong.
+    pub error: super::msg::ErrorDoc,
+}

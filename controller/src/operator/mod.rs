@@ -1,0 +1,7 @@
+//! The operator's side of the controller: requests, documents, who may ask what.
+
+pub mod authorize;
+pub mod client;
+pub mod doc;
+pub mod msg;
+pub mod server;
