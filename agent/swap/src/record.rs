@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 use tidegate_protocol::report::{Failure, Progress, SmokeResult};
-use tidegate_protocol::{Assignment, BootId, ComponentName, Generation, ReleaseRef, Target, Timestamp};
+use tidegate_protocol::{Assignment, BootId, ComponentName, Generation, Intent, ReleaseRef, Target, Timestamp};
 
 /// One component's durable record. JSON in the ledger; fields are only added,
 /// each with a default.
@@ -69,13 +69,13 @@ pub struct Lease {
 /// About one swap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Swap {
-    /// What ran before: the way back.
+    /// What ran before: the way back. (For `Intent::Back`, what is left.)
     pub from: Target,
     /// Whether that was healthy.
     pub was_healthy: bool,
     /// The `before` hook was started, so `after` must run.
     pub drained: bool,
-    /// Taken before the flip.
+    /// Taken before the flip, and again when the flip is done, before the restart.
     pub mark: Option<Mark>,
     /// The present deadline.
     pub lease: Option<Lease>,
@@ -83,6 +83,16 @@ pub struct Swap {
     pub reboots: u32,
     /// Results of the last run of smoke tests.
     pub smoke: Vec<SmokeResult>,
+    /// Why a drain is being undone ([`Step::Undrain`] on the way forward).
+    #[serde(default)]
+    pub failure: Option<Failure>,
+    /// On the way back: the service may run the other release, so it is restarted
+    /// even if its executable looks right.
+    #[serde(default)]
+    pub restart: bool,
+    /// On the way back: what was gone back to is unhealthy, as it was before.
+    #[serde(default)]
+    pub unhealthy_again: bool,
 }
 
 /// Where a generation is. Each variant is durable before its first effect.
@@ -138,6 +148,89 @@ pub enum Step {
     Activate,
     /// Smoke tests of what was gone back to. (Back only.)
     Smoke,
-    /// Run `after`.
+    /// Run `after`. (Forward: only to undo a drain; nothing was flipped.)
     Undrain,
+}
+
+impl State {
+    /// What the controller is told.
+    #[must_use]
+    pub const fn progress(&self) -> Progress {
+        match self {
+            Self::Checking => Progress::Checking,
+            // Nothing was ever asked: as good as looked at, of generation zero.
+            Self::Idle | Self::Checked => Progress::Checked,
+            Self::Staging => Progress::Staging,
+            Self::Staged => Progress::Staged,
+            Self::Cancelled => Progress::Cancelled,
+            Self::Failed(_) => Progress::Failed,
+            Self::Swapping(_) => Progress::Swapping,
+            Self::Probation => Progress::Probation,
+            Self::Healthy => Progress::Healthy,
+            Self::Confirmed => Progress::Confirmed,
+            Self::Reverting(..) => Progress::Reverting,
+            Self::Reverted { .. } => Progress::Reverted,
+            Self::RevertFailed(_) => Progress::RevertFailed,
+        }
+    }
+
+    /// Why it failed or goes back.
+    #[must_use]
+    pub const fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failed(failure) | Self::RevertFailed(failure) => Some(failure),
+            Self::Reverting(_, failure) | Self::Reverted { failure, .. } => failure.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// A forward swap may have moved the link, and is not decided yet.
+    pub(crate) const fn unconfirmed(&self) -> bool {
+        matches!(self, Self::Swapping(Step::Flip | Step::Activate) | Self::Probation | Self::Healthy)
+    }
+
+    /// Neither on its way forward past the drain nor on its way back.
+    pub(crate) const fn at_rest(&self) -> bool {
+        !matches!(self, Self::Swapping(_) | Self::Probation | Self::Healthy | Self::Reverting(..))
+    }
+}
+
+impl Swap {
+    pub(crate) const fn new(from: Target) -> Self {
+        Self {
+            from,
+            was_healthy: true,
+            drained: false,
+            mark: None,
+            lease: None,
+            reboots: 0,
+            smoke: Vec::new(),
+            failure: None,
+            restart: false,
+            unhealthy_again: false,
+        }
+    }
+}
+
+impl Record {
+    /// Where a way back leads, and what it leaves.
+    pub(crate) fn way_back(&self) -> (Target, Target) {
+        let from = self.swap.as_ref().map_or_else(|| self.standing.clone().into(), |swap| swap.from.clone());
+        match &self.assignment {
+            Some(assignment) if assignment.intent == Intent::Back => (assignment.target.clone(), from),
+            Some(assignment) => (from, assignment.target.clone()),
+            None => (from.clone(), from),
+        }
+    }
+
+    /// What is known of the health of a release from the last swap, in the shape
+    /// that a generation starts with: `from` is the release it speaks of.
+    pub(crate) fn inherited(&self) -> Option<Swap> {
+        let old = self.swap.as_ref()?;
+        let subject = match &self.state {
+            State::Reverting(..) | State::Reverted { .. } | State::RevertFailed(_) => self.way_back().0,
+            _ => old.from.clone(),
+        };
+        Some(Swap { was_healthy: old.was_healthy, ..Swap::new(subject) })
+    }
 }
