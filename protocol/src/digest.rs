@@ -94,11 +94,7 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        if d.is_human_readable() {
-            String::deserialize(d)?.parse().map_err(D::Error::custom)
-        } else {
-            <[u8; 32]>::deserialize(d).map(Self)
-        }
+        if d.is_human_readable() { String::deserialize(d)?.parse().map_err(D::Error::custom) } else { <[u8; 32]>::deserialize(d).map(Self) }
     }
 }
 

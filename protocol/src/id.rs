@@ -122,7 +122,11 @@ impl FromStr for ReleaseId {
     type Err = BadName;
     fn from_str(text: &str) -> Result<Self, BadName> {
         let Some((name, version)) = text.split_once('@') else {
-            return Err(BadName { kind: "release", text: text.chars().take(80).collect(), rule: "NAME@VERSION is wanted, for example shop@2.1.0" });
+            return Err(BadName {
+                kind: "release",
+                text: text.chars().take(80).collect(),
+                rule: "NAME@VERSION is wanted, for example shop@2.1.0",
+            });
         };
         Ok(Self { name: name.parse()?, version: version.parse()? })
     }

@@ -33,7 +33,8 @@ impl RelPath {
 impl FromStr for RelPath {
     type Err = BadPath;
     fn from_str(text: &str) -> Result<Self, BadPath> {
-        let segment_ok = |s: &str| !s.is_empty() && s != "." && s != ".." && s.len() <= 255 && !s.chars().any(char::is_control) && !s.contains('\\');
+        let segment_ok =
+            |s: &str| !s.is_empty() && s != "." && s != ".." && s.len() <= 255 && !s.chars().any(char::is_control) && !s.contains('\\');
         if text.len() <= PATH_BYTES_MAX && text.split('/').all(segment_ok) {
             Ok(Self(text.to_string()))
         } else {

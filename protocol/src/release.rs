@@ -425,8 +425,12 @@ impl Component {
         }
         self.smoke.iter().try_for_each(|smoke| match &smoke.check {
             SmokeCheck::Exec { run } => argv(name, "smoke.exec.run", Some(run)),
-            SmokeCheck::Journal { deny, .. } if deny.is_empty() || deny.iter().any(String::is_empty) => Err(BadRelease::NoAssertion { id: smoke.id.clone() }),
-            SmokeCheck::Systemd { .. } if !matches!(self.service, Service::Systemd(_)) => Err(BadRelease::NotAUnit { id: smoke.id.clone() }),
+            SmokeCheck::Journal { deny, .. } if deny.is_empty() || deny.iter().any(String::is_empty) => {
+                Err(BadRelease::NoAssertion { id: smoke.id.clone() })
+            }
+            SmokeCheck::Systemd { .. } if !matches!(self.service, Service::Systemd(_)) => {
+                Err(BadRelease::NotAUnit { id: smoke.id.clone() })
+            }
             _ => Ok(()),
         })
     }

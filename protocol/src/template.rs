@@ -9,7 +9,9 @@ use alloc::string::{String, ToString};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadTemplate {
     /// No such name.
-    #[error("{name:?} in {text:?} is not defined on this host; known are host, component, version, label.NAME and var.NAME (from [vars] in agent.toml)")]
+    #[error(
+        "{name:?} in {text:?} is not defined on this host; known are host, component, version, label.NAME and var.NAME (from [vars] in agent.toml)"
+    )]
     Unknown {
         /// The name.
         name: String,

@@ -1,1 +1,24 @@
+//! What the controller decides: plans, strategies, and the rollout machine.
+//!
+//! Owns: reading plan.toml into a checked [`Spec`], resolving it to named hosts
+//! in waves ([`Plan`], immutable, with a digest), and [`Rollout`], which walks a
+//! plan forward and back. Must not: do I/O, read a clock, know a socket or a
+//! database. The driver appends every [`Record`] before it sends anything.
+#![no_std]
 
+extern crate alloc;
+
+pub mod amount;
+pub mod condition;
+pub mod plan;
+pub mod record;
+pub mod rollout;
+pub mod selector;
+pub mod spec;
+pub mod status;
+
+pub use plan::{FleetHost, Plan, PlanError};
+pub use record::{Record, RolloutState, TargetState, Verb};
+pub use rollout::{Action, Event, Rollout, VerbError};
+pub use selector::Selector;
+pub use spec::{Spec, SpecError};

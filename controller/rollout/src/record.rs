@@ -1,0 +1,290 @@
+//! What the journal holds about a rollout: facts and decisions, never orders to
+//! decide again. JSON; variants and fields are only added.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+use tidegate_protocol::report::{Failure, SmokeResult};
+use tidegate_protocol::{ComponentName, Digest, Generation, HostName, Intent, Phase, ReleaseRef, Target};
+
+use crate::plan::Plan;
+
+/// One line of a rollout's history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Record {
+    /// The rollout exists: plan and host set are frozen.
+    Started {
+        /// What will be done.
+        plan: Box<Plan>,
+        /// Who asked.
+        by: String,
+        /// What each target ran before, and its first generation.
+        from: Vec<Origin>,
+    },
+    /// The rollout's state changed.
+    State {
+        /// To what.
+        to: RolloutState,
+        /// Why.
+        reason: String,
+    },
+    /// Every target has come this far together.
+    Step {
+        /// What is done now.
+        step: Step,
+    },
+    /// An assignment was decided; it is sent after this record is durable. With
+    /// phase `confirm` this is the `confirm-sent` of the rules.
+    Ordered {
+        /// Where.
+        host: HostName,
+        /// Of what.
+        component: ComponentName,
+        /// The fence.
+        generation: Generation,
+        /// Which way.
+        intent: Intent,
+        /// What shall run.
+        target: Target,
+        /// How far.
+        phase: Phase,
+        /// The integration suite runs on this host.
+        #[serde(default)]
+        integration: bool,
+    },
+    /// A host's state in the rollout changed, by observation or by a deadline.
+    Host {
+        /// Where.
+        host: HostName,
+        /// Of what.
+        component: ComponentName,
+        /// The generation it is about.
+        generation: Generation,
+        /// To what.
+        to: TargetState,
+        /// Why, where it failed or went back.
+        failure: Option<Failure>,
+        /// It counts against the failure budget.
+        #[serde(default)]
+        counted: bool,
+        /// What was seen.
+        seen: Option<Seen>,
+    },
+    /// A person's word.
+    Said {
+        /// Which.
+        verb: Verb,
+        /// Who.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// The controller came back after it was away; leases may have run out
+    /// meanwhile through no fault of a host.
+    Returned,
+    /// A host that was an exception is where it should be.
+    Healed {
+        /// Where.
+        host: HostName,
+        /// Of what.
+        component: ComponentName,
+        /// What it runs now.
+        release: Option<ReleaseRef>,
+    },
+}
+
+/// What a target ran when the rollout started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Where.
+    pub host: HostName,
+    /// Of what.
+    pub component: ComponentName,
+    /// The first generation of this rollout there.
+    pub generation: Generation,
+    /// What `current` pointed at.
+    pub previous: Option<ReleaseRef>,
+    /// What ran, by digest.
+    pub running_sha256: Option<Digest>,
+    /// Its tree.
+    pub tree_sha256: Option<Digest>,
+}
+
+/// What was seen of a component when its state changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// What `current` points at.
+    pub release: Option<ReleaseRef>,
+    /// What runs.
+    pub running_sha256: Option<Digest>,
+    /// Its tree.
+    pub tree_sha256: Option<Digest>,
+    /// Start of the main process, Unix milliseconds.
+    pub main_pid_started_at: Option<u64>,
+    /// As unhealthy as before the swap.
+    #[serde(default)]
+    pub was_unhealthy: bool,
+    /// Smoke tests.
+    #[serde(default)]
+    pub smoke: Vec<SmokeResult>,
+}
+
+/// What all targets do together before and while waves move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Every host looks, none is touched.
+    Preflight,
+    /// Every host fetches and verifies.
+    Staging,
+    /// Hosts swap, in waves.
+    Swapping,
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $type:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum $type { $($(#[$vdoc])* #[serde(rename = $word)] $variant),+ }
+
+        impl $type {
+            /// Every one, in the order of the contract.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word of the contract.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.word())
+            }
+        }
+
+        impl core::str::FromStr for $type {
+            type Err = ();
+            fn from_str(text: &str) -> Result<Self, ()> {
+                Self::ALL.iter().copied().find(|v| v.word() == text).ok_or(())
+            }
+        }
+    };
+}
+
+words! {
+    /// State of a rollout.
+    RolloutState {
+        /// Waits for signatures.
+        AwaitingApproval = "awaiting-approval",
+        /// Waits for its window.
+        Scheduled = "scheduled",
+        /// Goes forward.
+        Running = "running",
+        /// Admits nobody; triggers stay armed.
+        Paused = "paused",
+        /// Observes a wave.
+        Baking = "baking",
+        /// All done, still observed.
+        Watching = "watching",
+        /// Goes back.
+        RollingBack = "rolling-back",
+        /// Done.
+        Completed = "completed",
+        /// Every changed host runs exactly what it ran before.
+        RolledBack = "rolled-back",
+        /// The named hosts are neither new nor back.
+        Mixed = "mixed",
+        /// Ended by a person; hosts stay as they are.
+        Halted = "halted",
+        /// Ended before the first swap order.
+        Refused = "refused",
+    }
+}
+
+impl RolloutState {
+    /// Nothing follows by itself.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::RolledBack | Self::Mixed | Self::Halted | Self::Refused)
+    }
+}
+
+words! {
+    /// State of a host (of one component on it) in a rollout.
+    TargetState {
+        /// Not begun; preflight.
+        Pending = "pending",
+        /// Bytes arrive.
+        Staging = "staging",
+        /// Verified bytes lie on the host.
+        Staged = "staged",
+        /// Ordered to swap.
+        Swapping = "swapping",
+        /// Swapped; smoke tests run.
+        Probation = "probation",
+        /// Passed; confirmation under way.
+        Healthy = "healthy",
+        /// Kept.
+        Confirmed = "confirmed",
+        /// Failed before its swap.
+        Failed = "failed",
+        /// On the way back.
+        Reverting = "reverting",
+        /// Back.
+        Reverted = "reverted",
+        /// Could not get back.
+        RevertFailed = "revert-failed",
+        /// No contact.
+        Unreachable = "unreachable",
+        /// Left out.
+        Skipped = "skipped",
+    }
+}
+
+impl TargetState {
+    /// Ordered to swap and neither kept nor back: it may be out of service.
+    #[must_use]
+    pub const fn in_flight(self) -> bool {
+        matches!(self, Self::Swapping | Self::Probation | Self::Healthy | Self::Reverting)
+    }
+}
+
+words! {
+    /// What a person can say to a rollout.
+    Verb {
+        /// Admit nobody until resumed.
+        Pause = "pause",
+        /// Go on.
+        Resume = "resume",
+        /// Let what was ordered end, then stop for good.
+        Halt = "halt",
+        /// Take back what was done.
+        Rollback = "rollback",
+    }
+}
+
+words! {
+    /// State of a wave.
+    WaveState {
+        /// Nobody of it was ordered to swap.
+        Pending = "pending",
+        /// Some are in flight.
+        Open = "open",
+        /// Observed.
+        Baking = "baking",
+        /// All of it is kept, or excepted within the budget.
+        Passed = "passed",
+        /// A named person said so.
+        Overridden = "overridden",
+        /// It made the rollout go back.
+        Failed = "failed",
+        /// It was taken back.
+        RolledBack = "rolled-back",
+    }
+}

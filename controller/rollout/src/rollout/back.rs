@@ -1,0 +1,128 @@
+//! Going back: newest first, past hosts that fail, to a definite outcome.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use tidegate_protocol::report::Failure;
+use tidegate_protocol::{Cause, Intent, Phase, Timestamp};
+
+use super::decide::plus;
+use super::{GRACE, Rollout, TargetRun};
+use crate::record::{Record, RolloutState, TargetState};
+
+impl Rollout {
+    pub(super) fn begin_back(&mut self, now: Timestamp, reason: String) {
+        self.append(now, Record::State { to: RolloutState::RollingBack, reason });
+        self.cancel_rest(now);
+    }
+
+    pub(super) fn backward(&mut self, now: Timestamp) -> bool {
+        for at in 0..self.targets.len() {
+            self.overdue_back(now, at);
+        }
+        if self.halting.is_none() {
+            self.order_back(now);
+        } else if !self.targets.iter().any(|t| t.state == TargetState::Reverting) {
+            let reason = self.halting.clone().unwrap_or_default();
+            self.append(now, Record::State { to: RolloutState::Halted, reason });
+            return true;
+        }
+        if !self.targets.iter().all(back_settled) {
+            return false;
+        }
+        let bad: Vec<String> = self
+            .targets
+            .iter()
+            .filter(|t| t.swap_ordered && matches!(t.state, TargetState::RevertFailed | TargetState::Unreachable))
+            .map(name_of)
+            .collect();
+        let why = self.cause_of_rollback.clone().unwrap_or_default();
+        let record = if bad.is_empty() {
+            Record::State { to: RolloutState::RolledBack, reason: why }
+        } else {
+            Record::State { to: RolloutState::Mixed, reason: format!("not back: {}; went back because {why}", bad.join("; ")) }
+        };
+        self.append(now, record);
+        true
+    }
+
+    /// Hosts out of service already go back at once, whatever their number; those
+    /// in service as wide as `rollback_parallel` and `min_healthy` allow,
+    /// components and confirmations reversed.
+    fn order_back(&mut self, now: Timestamp) {
+        let broken = self.which(|t| {
+            t.swap_ordered && !back_ordered(t) && matches!(t.state, TargetState::Swapping | TargetState::Probation | TargetState::Healthy)
+        });
+        for at in broken.into_iter().rev() {
+            self.order(now, at, Intent::Back, Phase::Swap);
+        }
+        // Failed to get back by themselves, or silent: they are told once more.
+        let stuck =
+            self.which(|t| t.swap_ordered && !t.back_settled && matches!(t.state, TargetState::RevertFailed | TargetState::Unreachable));
+        for at in stuck.into_iter().rev() {
+            self.order(now, at, Intent::Back, Phase::Swap);
+        }
+        for (component_at, component) in self.plan.components.clone().iter().enumerate().rev() {
+            let own = self.which(|t| t.component_at == component_at);
+            if own.iter().all(|i| self.targets.get(*i).is_some_and(back_settled)) {
+                continue;
+            }
+            let reverting = own
+                .iter()
+                .filter(|i| self.targets.get(**i).is_some_and(|t| t.state == TargetState::Reverting && t.confirmed_as.is_some()))
+                .count();
+            let mut out = self.out_of_service(component_at);
+            let mut kept: Vec<usize> =
+                own.iter().copied().filter(|i| self.targets.get(*i).is_some_and(|t| t.state == TargetState::Confirmed)).collect();
+            kept.sort_by_key(|i| core::cmp::Reverse(self.targets.get(*i).and_then(|t| t.confirmed_as)));
+            for (on_the_way, at) in (reverting..).zip(kept) {
+                let first_install = self.targets.get(at).is_some_and(|t| t.origin.previous.is_none());
+                let floor = !first_install && out + 1 > own.len().saturating_sub(component.keep_in_service);
+                // Broken hosts must not hold the others back for ever: one at a time
+                // always goes.
+                if on_the_way >= component.rollback_window || (floor && on_the_way > 0) {
+                    break;
+                }
+                self.order(now, at, Intent::Back, Phase::Swap);
+                out += usize::from(!first_install);
+            }
+            // An earlier component waits until this one is back.
+            return;
+        }
+    }
+
+    fn overdue_back(&mut self, now: Timestamp, at: usize) {
+        let Some(target) = self.targets.get(at).filter(|t| t.state == TargetState::Reverting) else { return };
+        if now.since(target.since) < plus(self.plan.limits.healthy_deadline, GRACE) {
+            return;
+        }
+        let (to, cause, message) = if self.up(target) {
+            (TargetState::RevertFailed, Cause::Timeout, "did not get back by its deadline")
+        } else {
+            (TargetState::Unreachable, Cause::Unreachable, "no contact while it should go back; it will when it returns")
+        };
+        // An own revert that did not end is told once more by an order.
+        let failure = target.failure.clone().filter(|_| target.counted).unwrap_or(Failure { cause, message: message.into() });
+        self.host(now, at, to, Some(failure), false, None);
+    }
+}
+
+fn back_ordered(target: &TargetRun) -> bool {
+    target.order.as_ref().is_some_and(|o| o.intent == Intent::Back)
+}
+
+/// Nothing more will happen to it on the way back.
+fn back_settled(target: &TargetRun) -> bool {
+    !target.swap_ordered
+        || match target.state {
+            TargetState::Reverted | TargetState::Failed | TargetState::Skipped => true,
+            TargetState::RevertFailed | TargetState::Unreachable => target.back_settled,
+            _ => false,
+        }
+}
+
+fn name_of(target: &TargetRun) -> String {
+    let why = target.failure.as_ref().map_or_else(String::new, |f| format!(": {}: {}", f.cause, f.message));
+    format!("{} ({}) {}{why}", target.origin.host, target.origin.component, target.state)
+}

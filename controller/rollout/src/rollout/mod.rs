@@ -1,0 +1,343 @@
+//! The rollout machine: walks a plan forward, and back when it must.
+//!
+//! `handle` takes an event in and decides; each decision becomes a [`Record`]
+//! that is applied at once and handed out as [`Action::Append`]. The driver makes
+//! the records durable before it performs any [`Action::Send`] that follows, and
+//! stops the process if it cannot. After a restart [`Rollout::fold`] applies the
+//! same records and decides nothing again.
+
+mod apply;
+mod back;
+mod decide;
+mod observe;
+mod verbs;
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use tidegate_protocol::report::{Failure, Progress};
+use tidegate_protocol::{
+    Assignment, ComponentName, ComponentReport, Generation, HostName, Intent, Millis, Phase, ReleaseRef, RolloutId, Timestamp,
+};
+
+use crate::plan::Plan;
+use crate::record::{Origin, Record, RolloutState, Seen, Step, TargetState, Verb};
+
+pub use verbs::VerbError;
+
+/// A host of a wave that is silent this long is unreachable.
+pub const LOST_IN_WAVE: Millis = Millis::from_secs(15);
+/// Preflight must be answered within this.
+pub const PREFLIGHT_DEADLINE: Millis = Millis::from_secs(60);
+/// Staging of one host may stand still this long.
+pub const STAGING_STALL: Millis = Millis::from_secs(600);
+/// The controller gives a host this much longer than the host gives itself.
+pub const GRACE: Millis = Millis::from_secs(15);
+
+/// What the machine asks of its driver, in the order polled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make it durable before anything that follows.
+    Append(Record),
+    /// Tell the host, if it is connected; a reconnect asks [`Rollout::assignment`].
+    Send(HostName, Assignment),
+}
+
+/// What the machine reacts to, besides time passing.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// A host's component as just reported.
+    Report(&'a HostName, &'a ComponentReport),
+    /// A host came into contact, or was lost.
+    Contact(&'a HostName, bool),
+    /// A person's word.
+    Said {
+        /// Which.
+        verb: Verb,
+        /// Who.
+        by: &'a str,
+        /// Why.
+        reason: &'a str,
+    },
+    /// The controller came back and folded the journal. Say it once per rollout
+    /// that has not ended, after [`Rollout::fold`].
+    Returned,
+    /// The time of [`Rollout::poll_timeout`] has come.
+    Timeout,
+}
+
+/// One attempt to carry out a plan.
+#[derive(Clone, Debug)]
+pub struct Rollout {
+    id: RolloutId,
+    plan: Plan,
+    by: String,
+    state: RolloutState,
+    reason: String,
+    step: Step,
+    /// A person said halt; it ends when nobody is in flight.
+    halting: Option<String>,
+    /// The first host whose failure passed the budget, or a person's word.
+    cause_of_rollback: Option<String>,
+    targets: Vec<TargetRun>,
+    index: BTreeMap<(HostName, ComponentName), usize>,
+    contact: BTreeMap<HostName, Contact>,
+    started_at: Timestamp,
+    ended_at: Option<Timestamp>,
+    state_since: Timestamp,
+    step_since: Timestamp,
+    /// The controller's latest return.
+    returned_at: Option<Timestamp>,
+    /// Rises with every confirmation: the order that a rollback reverses.
+    confirmations: u64,
+    /// Any staging progress, anywhere.
+    staging_moved_at: Timestamp,
+    actions: VecDeque<Action>,
+    /// The latest time seen; never goes back.
+    now: Timestamp,
+}
+
+/// One (host, component) on its way.
+#[derive(Clone, Debug)]
+pub(crate) struct TargetRun {
+    pub(crate) origin: Origin,
+    pub(crate) wave: usize,
+    pub(crate) component_at: usize,
+    pub(crate) integration: bool,
+    pub(crate) state: TargetState,
+    pub(crate) since: Timestamp,
+    pub(crate) generation: Generation,
+    pub(crate) order: Option<Order>,
+    /// The first forward swap order of any generation.
+    pub(crate) swap_ordered: bool,
+    pub(crate) failure: Option<Failure>,
+    pub(crate) counted: bool,
+    pub(crate) checked: bool,
+    pub(crate) seen: Option<Seen>,
+    pub(crate) confirmed_as: Option<u64>,
+    /// Leases forgiven because the controller was away.
+    pub(crate) forgiven: u32,
+    /// It settled its way back in this attempt to roll back.
+    pub(crate) back_settled: bool,
+    /// Not journaled: learnt again after a restart.
+    pub(crate) live: Live,
+}
+
+/// Live numbers, lost on restart and learnt again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Live {
+    pub(crate) progress: Option<Progress>,
+    pub(crate) staged_bytes: u64,
+    pub(crate) moved_at: Timestamp,
+    pub(crate) cpu_permille: u32,
+    pub(crate) memory_bytes: u64,
+    pub(crate) seen: Option<Seen>,
+}
+
+/// The newest order of a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Order {
+    pub(crate) intent: Intent,
+    pub(crate) target: Option<ReleaseRef>,
+    pub(crate) phase: Phase,
+    pub(crate) at: Timestamp,
+    /// When this generation was first ordered to swap.
+    pub(crate) swap_at: Option<Timestamp>,
+    pub(crate) integration: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Contact {
+    pub(crate) up: bool,
+    pub(crate) since: Timestamp,
+}
+
+impl Rollout {
+    /// A new rollout: plan and host set are frozen, preflight is ordered.
+    /// `online` are the hosts in contact now.
+    #[must_use]
+    pub fn start(
+        id: RolloutId,
+        plan: Plan,
+        origins: Vec<Origin>,
+        by: &str,
+        online: &alloc::collections::BTreeSet<HostName>,
+        now: Timestamp,
+    ) -> Self {
+        let record = Record::Started { plan: alloc::boxed::Box::new(plan.clone()), by: by.into(), from: origins.clone() };
+        let mut rollout = Self::blank(id, plan, by.into(), origins, now);
+        for contact in rollout.contact.iter_mut().filter(|(host, _)| online.contains(*host)) {
+            contact.1.up = true;
+        }
+        rollout.actions.push_back(Action::Append(record));
+        rollout.append(now, Record::State { to: RolloutState::Running, reason: "started".into() });
+        rollout.append(now, Record::Step { step: Step::Preflight });
+        rollout.decide(now);
+        rollout
+    }
+
+    /// The rollout as its records left it; nothing is decided again. `None` if
+    /// the first record does not start one.
+    #[must_use]
+    pub fn fold(id: RolloutId, entries: impl IntoIterator<Item = (Timestamp, Record)>) -> Option<Self> {
+        let mut entries = entries.into_iter();
+        let (at, Record::Started { plan, by, from }) = entries.next()? else { return None };
+        let mut rollout = Self::blank(id, *plan, by, from, at);
+        for (at, record) in entries {
+            rollout.apply(at, &record);
+        }
+        Some(rollout)
+    }
+
+    /// Takes an event in and decides.
+    ///
+    /// # Errors
+    /// [`VerbError`]: a person's word that does not fit the state; nothing changed.
+    pub fn handle(&mut self, now: Timestamp, event: Event<'_>) -> Result<(), VerbError> {
+        self.now = self.now.max(now);
+        let now = self.now;
+        match event {
+            Event::Report(host, report) => {
+                let Some(at) = self.at(host, &report.component) else { return Ok(()) };
+                self.contact.insert(host.clone(), Contact { up: true, since: now });
+                if !self.observe(now, at, report) {
+                    return Ok(());
+                }
+            }
+            Event::Contact(host, up) => {
+                if let Some(contact) = self.contact.get_mut(host).filter(|c| c.up != up) {
+                    *contact = Contact { up, since: now };
+                }
+            }
+            Event::Said { verb, by, reason } => self.said(now, verb, by, reason)?,
+            Event::Returned => {
+                self.append(now, Record::Returned);
+                // Agents back off while the controller is away: give them the
+                // offline deadline of the rules, not the one of a wave.
+                for contact in self.contact.values_mut() {
+                    *contact = Contact { up: false, since: now + GRACE };
+                }
+                for target in &mut self.targets {
+                    target.live.moved_at = now;
+                }
+                self.staging_moved_at = now;
+                self.step_since = now;
+            }
+            Event::Timeout => {}
+        }
+        self.decide(now);
+        Ok(())
+    }
+
+    /// What to do next, in order; `None` until another event.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When to call [`Rollout::handle`] with [`Event::Timeout`]: deadlines are
+    /// whole seconds and longer, so a live rollout looks twice a second.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        self.is_live().then_some(self.now + Millis(500))
+    }
+
+    /// The standing assignments of a host: said again at every hello.
+    #[must_use]
+    pub fn assignments(&self, host: &HostName) -> Vec<Assignment> {
+        let of_host = self.plan.components.iter().filter_map(|c| self.at(host, &c.name));
+        of_host.filter_map(|at| self.assignment(at)).collect()
+    }
+
+    /// Not ended: it holds its locks.
+    #[must_use]
+    pub const fn is_live(&self) -> bool {
+        !self.state.is_terminal()
+    }
+
+    /// Its id.
+    #[must_use]
+    pub const fn id(&self) -> &RolloutId {
+        &self.id
+    }
+
+    /// What it carries out.
+    #[must_use]
+    pub const fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Its state.
+    #[must_use]
+    pub const fn state(&self) -> RolloutState {
+        self.state
+    }
+
+    /// Why it is in that state.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Who started it.
+    #[must_use]
+    pub fn by(&self) -> &str {
+        &self.by
+    }
+
+    /// The (host, component)s that no other rollout may touch now.
+    #[must_use]
+    pub fn locks(&self) -> Vec<(HostName, ComponentName)> {
+        if self.is_live() { self.index.keys().cloned().collect() } else { Vec::new() }
+    }
+
+    /// The newest generation of each target.
+    pub fn generations(&self) -> impl Iterator<Item = (&HostName, &ComponentName, Generation)> {
+        self.targets.iter().map(|t| (&t.origin.host, &t.origin.component, t.generation))
+    }
+
+    pub(crate) const fn times(&self) -> (Timestamp, Option<Timestamp>) {
+        (self.started_at, self.ended_at)
+    }
+
+    pub(crate) fn targets(&self) -> &[TargetRun] {
+        &self.targets
+    }
+
+    pub(crate) fn at(&self, host: &HostName, component: &ComponentName) -> Option<usize> {
+        self.index.get(&(host.clone(), component.clone())).copied()
+    }
+
+    fn assignment(&self, at: usize) -> Option<Assignment> {
+        let target = self.targets.get(at)?;
+        let order = target.order.as_ref()?;
+        Some(Assignment {
+            generation: target.generation,
+            component: target.origin.component.clone(),
+            rollout: self.id.clone(),
+            intent: order.intent,
+            target: order.target.clone().into(),
+            phase: order.phase,
+            healthy_deadline: self.plan.limits.healthy_deadline,
+            confirm_within: self.plan.limits.confirm_within,
+            accept_drift: self.plan.limits.accept_drift,
+            integration: order.integration,
+            reversible: true,
+        })
+    }
+
+    /// Applies a record and hands it out; an order is sent after it.
+    fn append(&mut self, now: Timestamp, record: Record) {
+        self.apply(now, &record);
+        let ordered = match &record {
+            Record::Ordered { host, component, .. } => Some((host.clone(), component.clone())),
+            _ => None,
+        };
+        self.actions.push_back(Action::Append(record));
+        if let Some((host, component)) = ordered
+            && let Some(assignment) = self.at(&host, &component).and_then(|at| self.assignment(at))
+        {
+            self.actions.push_back(Action::Send(host, assignment));
+        }
+    }
+}

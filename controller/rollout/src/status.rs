@@ -1,0 +1,331 @@
+//! What scripts and people read about a rollout: functions of its state.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+use tidegate_protocol::report::SmokeResult;
+use tidegate_protocol::{Cause, ComponentName, Digest, Generation, HostName, Intent, Phase, ReleaseId, ReleaseRef, RolloutId, Timestamp};
+
+use crate::record::{Record, RolloutState, Step, TargetState, WaveState};
+use crate::rollout::{Rollout, TargetRun};
+use crate::spec::Strategy;
+
+/// The schema of the documents here.
+pub const SCHEMA: u32 = 1;
+
+/// `rollout status --output json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Which rollout.
+    pub id: RolloutId,
+    /// Its state.
+    pub state: RolloutState,
+    /// Why it is in that state.
+    pub reason: String,
+    /// `"person"` when nothing goes on without one.
+    pub waiting_for: Option<String>,
+    /// `name@version`.
+    pub release: ReleaseId,
+    /// sha256 of the plan.
+    pub plan_digest: Digest,
+    /// How hosts change together.
+    pub strategy: Strategy,
+    /// Handed over and closed.
+    pub closed: bool,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    /// RFC 3339, UTC; null while it lives.
+    pub ended_at: Option<String>,
+    /// In order.
+    pub waves: Vec<WaveDoc>,
+    /// In order of the plan.
+    pub hosts: Vec<HostDoc>,
+    /// Verdicts.
+    pub gates: Vec<GateDoc>,
+}
+
+/// A wave in the status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaveDoc {
+    /// From 1.
+    pub index: usize,
+    /// `api 1/4`.
+    pub name: String,
+    /// Its state.
+    pub state: WaveState,
+    /// Who.
+    pub hosts: Vec<HostName>,
+}
+
+/// A (host, component) in the status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostDoc {
+    /// Where.
+    pub host: HostName,
+    /// Of what.
+    pub component: ComponentName,
+    /// Its wave; null for a host that ran the release already or was left out.
+    pub wave: Option<usize>,
+    /// Its state in the rollout.
+    pub state: TargetState,
+    /// The newest generation.
+    pub generation: Option<Generation>,
+    /// What it runs, as last seen.
+    pub release: Option<ReleaseId>,
+    /// What it ran before.
+    pub previous: Option<ReleaseId>,
+    /// sha256 of what runs, as last seen.
+    pub running_sha256: Option<Digest>,
+    /// sha256 of its tree, as last seen.
+    pub tree_sha256: Option<Digest>,
+    /// Start of the main process, RFC 3339, UTC.
+    pub main_pid_started_at: Option<String>,
+    /// Why it failed, if it did.
+    pub cause: Option<Cause>,
+    /// The same for people.
+    pub message: Option<String>,
+    /// Its smoke tests.
+    pub smoke: Vec<SmokeResult>,
+    /// Of one core.
+    pub cpu_percent: Option<f64>,
+    /// Resident, bytes.
+    pub memory_bytes: Option<u64>,
+}
+
+/// A gate in the status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GateDoc {
+    /// After which wave.
+    pub wave: usize,
+    /// Which criterion.
+    pub name: String,
+    /// pass, fail, inconclusive, error.
+    pub verdict: String,
+    /// What was seen.
+    pub observed: Option<f64>,
+    /// Against what.
+    pub limit: Option<f64>,
+    /// From how many samples.
+    pub samples: u64,
+}
+
+/// Unix milliseconds as RFC 3339, UTC, with milliseconds (civil-from-days after
+/// Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+#[must_use]
+pub fn rfc3339(unix_ms: u64) -> String {
+    let (secs, ms) = (unix_ms / 1_000, unix_ms % 1_000);
+    let (days, rest) = (secs / 86_400, secs % 86_400);
+    let z = days + 719_468;
+    let (era, doe) = (z / 146_097, z % 146_097);
+    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z", rest / 3_600, rest / 60 % 60, rest % 60)
+}
+
+/// The status document.
+#[must_use]
+pub fn status(rollout: &Rollout) -> StatusDoc {
+    let plan = rollout.plan();
+    let (started, ended) = rollout.times();
+    let mut hosts: Vec<HostDoc> = rollout.targets().iter().map(host_doc).collect();
+    for component in &plan.components {
+        for (names, state) in [(&component.unchanged, TargetState::Confirmed), (&component.skipped, TargetState::Skipped)] {
+            for host in names {
+                let unchanged = state == TargetState::Confirmed;
+                hosts.push(HostDoc {
+                    host: host.clone(),
+                    component: component.name.clone(),
+                    wave: None,
+                    state,
+                    generation: None,
+                    release: unchanged.then(|| plan.release.id.clone()),
+                    previous: unchanged.then(|| plan.release.id.clone()),
+                    running_sha256: None,
+                    tree_sha256: unchanged.then_some(component.tree_sha256),
+                    main_pid_started_at: None,
+                    cause: None,
+                    message: Some(if unchanged { "ran this release already" } else { "drained" }.to_string()),
+                    smoke: Vec::new(),
+                    cpu_percent: None,
+                    memory_bytes: None,
+                });
+            }
+        }
+    }
+    StatusDoc {
+        schema: SCHEMA,
+        id: rollout.id().clone(),
+        state: rollout.state(),
+        reason: rollout.reason().to_string(),
+        waiting_for: matches!(rollout.state(), RolloutState::Paused | RolloutState::AwaitingApproval).then(|| "person".to_string()),
+        release: plan.release.id.clone(),
+        plan_digest: plan.digest(),
+        strategy: plan.strategy,
+        closed: false,
+        started_at: rfc3339(started.0),
+        ended_at: ended.map(|t| rfc3339(t.0)),
+        waves: plan
+            .waves
+            .iter()
+            .map(|w| WaveDoc { index: w.index, name: w.name.clone(), state: wave_state(rollout, w.index), hosts: w.hosts.clone() })
+            .collect(),
+        hosts,
+        gates: Vec::new(),
+    }
+}
+
+fn host_doc(target: &TargetRun) -> HostDoc {
+    let seen = target.live.seen.as_ref().or(target.seen.as_ref());
+    let live = target.live.progress.is_some();
+    let smoke = seen.map(|s| &s.smoke).filter(|s| !s.is_empty()).or(target.seen.as_ref().map(|s| &s.smoke));
+    let id = |r: &ReleaseRef| r.id.clone();
+    HostDoc {
+        host: target.origin.host.clone(),
+        component: target.origin.component.clone(),
+        wave: Some(target.wave),
+        state: target.state,
+        generation: Some(target.generation),
+        release: seen.map_or_else(|| target.origin.previous.as_ref().map(id), |s| s.release.as_ref().map(id)),
+        previous: target.origin.previous.as_ref().map(id),
+        running_sha256: seen.map_or(target.origin.running_sha256, |s| s.running_sha256),
+        tree_sha256: seen.map_or(target.origin.tree_sha256, |s| s.tree_sha256),
+        main_pid_started_at: seen.and_then(|s| s.main_pid_started_at).map(rfc3339),
+        cause: target.failure.as_ref().map(|f| f.cause),
+        message: target.failure.as_ref().map(|f| f.message.clone()),
+        smoke: smoke.cloned().unwrap_or_default(),
+        cpu_percent: live.then(|| f64::from(target.live.cpu_permille) / 10.0),
+        memory_bytes: live.then_some(target.live.memory_bytes),
+    }
+}
+
+/// The state of a wave, from its hosts.
+#[must_use]
+pub fn wave_state(rollout: &Rollout, index: usize) -> WaveState {
+    let hosts: Vec<&TargetRun> = rollout.targets().iter().filter(|t| t.wave == index).collect();
+    let back = matches!(rollout.state(), RolloutState::RollingBack | RolloutState::RolledBack | RolloutState::Mixed);
+    let has = |pick: fn(&TargetRun) -> bool| hosts.iter().any(|t| pick(t));
+    if back && has(|t| t.counted) {
+        WaveState::Failed
+    } else if back && has(|t| t.swap_ordered) {
+        if has(|t| t.state.in_flight() || t.state == TargetState::Confirmed) { WaveState::Open } else { WaveState::RolledBack }
+    } else if has(|t| t.state.in_flight()) {
+        WaveState::Open
+    } else if hosts.iter().all(|t| matches!(t.state, TargetState::Pending | TargetState::Staging | TargetState::Staged))
+        || !has(|t| t.swap_ordered)
+    {
+        WaveState::Pending
+    } else if has(|t| matches!(t.state, TargetState::Staged | TargetState::Pending | TargetState::Staging)) {
+        WaveState::Open
+    } else {
+        WaveState::Passed
+    }
+}
+
+/// Why the rollout is where it is, and what it waits for: one sentence a line.
+#[must_use]
+pub fn explain(rollout: &Rollout, now: Timestamp) -> Vec<String> {
+    let mut out =
+        alloc::vec![format!("rollout {} of {} is {}: {}", rollout.id(), rollout.plan().release.id, rollout.state(), rollout.reason())];
+    if !rollout.is_live() {
+        out.extend(rollout.targets().iter().filter_map(|t| {
+            t.failure.as_ref().map(|f| format!("{} ({}) is {}: {}: {}", t.origin.host, t.origin.component, t.state, f.cause, f.message))
+        }));
+        return out;
+    }
+    if rollout.state() == RolloutState::Paused {
+        out.push("nobody is admitted until `tidegate rollout resume`; `rollback` and `halt` work too".to_string());
+    }
+    for target in rollout.targets() {
+        let who = format!("{} ({})", target.origin.host, target.origin.component);
+        let age = now.since(target.since).0 / 1_000;
+        let contact = if rollout.up(target) { "" } else { ", no contact" };
+        let line = match target.state {
+            TargetState::Pending if target.order.is_some() && !target.checked => {
+                format!("{who} has not answered preflight for {age} s{contact}")
+            }
+            TargetState::Staging => format!("{who} stages: {} bytes verified so far{contact}", target.live.staged_bytes),
+            TargetState::Swapping => format!("{who} was ordered to swap {age} s ago{contact}"),
+            TargetState::Probation => {
+                format!("{who} runs its smoke tests for {age} s; deadline {}{contact}", rollout.plan().limits.healthy_deadline)
+            }
+            TargetState::Healthy => format!(
+                "{who} passed; confirmation sent {age} s ago, it reverts by itself after {}{contact}",
+                rollout.plan().limits.confirm_within
+            ),
+            TargetState::Reverting => format!("{who} is on the way back for {age} s{contact}"),
+            _ => match &target.failure {
+                Some(failure) => format!("{who} is {}: {}: {}", target.state, failure.cause, failure.message),
+                None => continue,
+            },
+        };
+        out.push(line);
+    }
+    let waiting = rollout.targets().iter().filter(|t| matches!(t.state, TargetState::Staged)).count();
+    if waiting > 0 && rollout.state() == RolloutState::Running {
+        out.push(format!("{waiting} staged host(s) wait for their turn in the window"));
+    }
+    out
+}
+
+/// One journal record for people: where, and one sentence.
+#[must_use]
+pub fn describe(record: &Record) -> (Option<HostName>, Option<ComponentName>, String) {
+    match record {
+        Record::Started { plan, by, .. } => {
+            (None, None, format!("{} to {} host(s), {}, started by {by}", plan.release.id, plan.targets().count(), plan.strategy.word()))
+        }
+        Record::State { to, reason } => (None, None, if reason.is_empty() { to.to_string() } else { format!("{to}: {reason}") }),
+        Record::Step { step } => (
+            None,
+            None,
+            match step {
+                Step::Preflight => "preflight of every host",
+                Step::Staging => "staging on every host",
+                Step::Swapping => "every host is staged: hosts swap",
+            }
+            .to_string(),
+        ),
+        Record::Ordered { host, component, generation, intent, target, phase, .. } => {
+            let to = target.release().map_or_else(|| "nothing".to_string(), |r| r.id.to_string());
+            let text = match (intent, phase) {
+                (Intent::Back, _) => format!("ordered back to {to}"),
+                (_, Phase::Preflight) => "preflight ordered".to_string(),
+                (_, Phase::Stage) => format!("staging of {to} ordered"),
+                (_, Phase::Cancel) => "cancelled before its swap".to_string(),
+                (_, Phase::Swap) => format!("swap to {to} ordered"),
+                (_, Phase::Confirm) => "confirmation sent".to_string(),
+            };
+            (Some(host.clone()), Some(component.clone()), format!("{text} (generation {generation})"))
+        }
+        Record::Host { host, component, to, failure, .. } => {
+            let text = failure.as_ref().map_or_else(|| to.to_string(), |f| format!("{to}: {}: {}", f.cause, f.message));
+            (Some(host.clone()), Some(component.clone()), text)
+        }
+        Record::Said { reason, .. } => (None, None, reason.clone()),
+        Record::Returned => (None, None, "the controller came back and goes on".to_string()),
+        Record::Healed { host, component, release } => {
+            let on = release.as_ref().map_or_else(|| "nothing".to_string(), |r| r.id.to_string());
+            (Some(host.clone()), Some(component.clone()), format!("healed: runs {on} as it should"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(951_782_400_000), "2000-02-29T00:00:00.000Z");
+        assert_eq!(rfc3339(1_795_392_000_123), "2026-11-23T00:00:00.123Z");
+    }
+}
