@@ -215,3 +215,59 @@ async fn confirmed(connection: &quinn::Connection) {
         pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Admission, Ca, accept, close, make_csr};
+
+    /// A TLS client that does not keep to the pairing of ALPN and certificate.
+    fn odd_client(trust: tls::Trust, identity: Option<&Identity>, alpn: &[u8]) -> quinn::ClientConfig {
+        let mut config = tls::client(trust, identity).unwrap();
+        config.alpn_protocols = vec![alpn.to_vec()];
+        let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
+        config.transport_config(transport::client());
+        config
+    }
+
+    #[tokio::test]
+    async fn the_alpn_decides() {
+        let ca = Ca::create("test").unwrap();
+        let (cert, key) = ca.issue_controller(&["127.0.0.1".into()]).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("crt"), cert).unwrap();
+        std::fs::write(dir.path().join("key"), key).unwrap();
+        std::fs::write(dir.path().join("ca"), ca.cert_pem()).unwrap();
+        let identity = Identity::load(&dir.path().join("crt"), &dir.path().join("key"), &dir.path().join("ca")).unwrap();
+        let endpoint = server(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &identity).unwrap();
+        let addr = endpoint.local_addr().unwrap();
+        let (out, mut accepted) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move { accept(&endpoint, &Admission::default(), &out).await });
+        let client = client(None).unwrap();
+        let trust = tls::Trust::Ca(ca.cert().clone());
+
+        let unknown = odd_client(trust.clone(), None, b"h3");
+        let error = connect(&client, unknown, &addr.to_string()).await.unwrap_err();
+        assert!(matches!(error, NetError::Protocol { .. }), "{error:?}");
+
+        // TLS lets it in, since enrolment needs that; the answer comes right after.
+        let nameless = odd_client(trust.clone(), None, ALPN);
+        let error = match connect(&client, nameless, &addr.to_string()).await {
+            Ok(connection) => explain(addr, &connection.closed().await),
+            Err(error) => error,
+        };
+        let refused = close::REFUSED.into_inner();
+        assert!(
+            matches!(&error, NetError::Closed { code, reason, .. } if *code == refused && reason.contains("no certificate")),
+            "{error:?}"
+        );
+        assert!(accepted.try_recv().is_err());
+
+        // A certificate on the enrolment ALPN gives nothing that enrolment would not.
+        let (csr, key) = make_csr().unwrap();
+        let cert = ca.sign_host_csr(&csr, &"web-1".parse().unwrap(), Duration::from_secs(60)).unwrap();
+        let host = Identity::from_parts(cert, &key, ca.cert().clone()).unwrap();
+        let _connection = connect(&client, odd_client(trust, Some(&host), ALPN_ENROLL), &addr.to_string()).await.unwrap();
+        assert_eq!(accepted.recv().await.unwrap().peer, Peer::Enrolling);
+    }
+}

@@ -165,7 +165,7 @@ pub(crate) fn name_uri(role: Role, name: &HostName, operator_roles: &[String]) -
 /// A certificate, its key, and the CA that both sides trust.
 #[derive(Debug)]
 pub struct Identity {
-    /// The certificate first, then what leads to the CA; usually one.
+    /// The certificate; our CA signs it itself, so there is nothing between.
     pub chain: Vec<CertificateDer<'static>>,
     /// Its private key.
     pub key: PrivateKeyDer<'static>,

@@ -129,7 +129,9 @@ impl ServerCertVerifier for ControllerVerifier {
         leaf.verify_for_usage(
             self.provider.signature_verification_algorithms.all,
             &[anchor],
-            intermediates,
+            // Our CA signs leaves itself (path length 0). What a server sends along could only
+            // blur the verdict: another fleet's CA would be blamed for its usage, not as unknown.
+            &[],
             now,
             webpki::KeyUsage::required(EKU_SERVER_AUTH),
             None,
@@ -181,4 +183,42 @@ fn refused(error: &webpki::Error) -> rustls::Error {
         _ => CertificateError::ApplicationVerificationFailure,
     };
     reason.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+
+    /// What the verifier says to a leaf with this URI and these usages, all else being right.
+    fn verdict(uri: &str, usages: &[ExtendedKeyUsagePurpose]) -> Result<(), rustls::Error> {
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let ca_key = KeyPair::generate().unwrap();
+        let ca_cert = ca.self_signed(&ca_key).unwrap().der().clone();
+        let mut leaf = CertificateParams::default();
+        leaf.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        leaf.extended_key_usages = usages.to_vec();
+        let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &Issuer::new(ca, ca_key)).unwrap();
+        let verdict = |trust| {
+            ControllerVerifier { trust, provider: provider() }
+                .verify_server_cert(leaf.der(), std::slice::from_ref(&ca_cert), &"x".try_into().unwrap(), &[], UnixTime::now())
+                .map(|_| ())
+        };
+        let by_ca = verdict(Trust::Ca(ca_cert.clone()));
+        assert_eq!(verdict(Trust::Pin(Digest::of(&ca_cert))), by_ca, "{uri}");
+        by_ca
+    }
+
+    #[test]
+    fn usage_and_role_must_both_be_a_controllers() {
+        use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+        assert_eq!(verdict("tidegate://controller/ctl", &[ServerAuth]), Ok(()));
+        let role = Err(CertificateError::ApplicationVerificationFailure.into());
+        assert_eq!(verdict("tidegate://host/ctl", &[ServerAuth]), role);
+        assert_eq!(verdict("https://ctl", &[ServerAuth]), role);
+        let usage = Err(CertificateError::InvalidPurpose.into());
+        assert_eq!(verdict("tidegate://controller/ctl", &[ClientAuth]), usage);
+        assert_eq!(verdict("tidegate://controller/ctl", &[]), usage);
+    }
 }
