@@ -18,9 +18,6 @@ impl Rollout {
     }
 
     pub(super) fn backward(&mut self, now: Timestamp) -> bool {
-        for at in 0..self.targets.len() {
-            self.overdue_back(now, at);
-        }
         if self.halting.is_none() {
             self.order_back(now);
         } else if !self.targets.iter().any(|t| t.state == TargetState::Reverting) {
@@ -63,7 +60,9 @@ impl Rollout {
         for at in stuck.into_iter().rev() {
             self.order(now, at, Intent::Back, Phase::Swap);
         }
-        for (component_at, component) in self.plan.components.clone().iter().enumerate().rev() {
+        for component_at in (0..self.plan.components.len()).rev() {
+            let Some(component) = self.plan.components.get(component_at) else { continue };
+            let (window, keep) = (component.rollback_window, component.keep_in_service);
             let own = self.which(|t| t.component_at == component_at);
             if own.iter().all(|i| self.targets.get(*i).is_some_and(back_settled)) {
                 continue;
@@ -78,10 +77,10 @@ impl Rollout {
             kept.sort_by_key(|i| core::cmp::Reverse(self.targets.get(*i).and_then(|t| t.confirmed_as)));
             for (on_the_way, at) in (reverting..).zip(kept) {
                 let first_install = self.targets.get(at).is_some_and(|t| t.origin.previous.is_none());
-                let floor = !first_install && out + 1 > own.len().saturating_sub(component.keep_in_service);
+                let floor = !first_install && out + 1 > own.len().saturating_sub(keep);
                 // Broken hosts must not hold the others back for ever: one at a time
                 // always goes.
-                if on_the_way >= component.rollback_window || (floor && on_the_way > 0) {
+                if on_the_way >= window || (floor && on_the_way > 0) {
                     break;
                 }
                 self.order(now, at, Intent::Back, Phase::Swap);
@@ -92,7 +91,7 @@ impl Rollout {
         }
     }
 
-    fn overdue_back(&mut self, now: Timestamp, at: usize) {
+    pub(super) fn overdue_back(&mut self, now: Timestamp, at: usize) {
         let Some(target) = self.targets.get(at).filter(|t| t.state == TargetState::Reverting) else { return };
         if now.since(target.since) < plus(self.plan.limits.healthy_deadline, GRACE) {
             return;

@@ -37,10 +37,18 @@ impl Rollout {
         }
     }
 
-    fn forward(&mut self, now: Timestamp) -> bool {
+    /// What waited too long, forward or back.
+    pub(super) fn deadlines(&mut self, now: Timestamp) {
         for at in 0..self.targets.len() {
-            self.overdue(now, at);
+            match self.state {
+                RolloutState::Running | RolloutState::Paused => self.overdue(now, at),
+                RolloutState::RollingBack => self.overdue_back(now, at),
+                _ => return,
+            }
         }
+    }
+
+    fn forward(&mut self, now: Timestamp) -> bool {
         if let Some(reason) = self.over_budget() {
             if self.targets.iter().any(|t| t.swap_ordered) {
                 self.begin_back(now, reason);
@@ -98,12 +106,13 @@ impl Rollout {
     /// Rolling and big-bang: the first component that is not done admits hosts
     /// while its window, its floor of hosts in service and the budget allow.
     fn admit(&mut self, now: Timestamp) -> bool {
-        for (at, component) in self.plan.components.clone().iter().enumerate() {
+        for at in 0..self.plan.components.len() {
+            let Some(component) = self.plan.components.get(at) else { continue };
+            let (window, keep, name) = (component.window, component.keep_in_service, component.name.clone());
             let own: Vec<usize> = self.which(|t| t.component_at == at);
             if own.iter().all(|i| self.targets.get(*i).is_some_and(settled)) {
                 continue;
             }
-            let (window, keep) = (component.window, component.keep_in_service);
             let mut in_flight = own.iter().filter(|i| self.targets.get(**i).is_some_and(|t| t.state.in_flight())).count();
             let mut out = self.out_of_service(at);
             let total = own.len();
@@ -117,8 +126,7 @@ impl Rollout {
                 if !first_install && out + 1 > total.saturating_sub(keep) {
                     if in_flight == 0 {
                         let reason = format!(
-                            "min_healthy keeps {keep} of {total} hosts of {} in service and {out} are out: bring them back and resume, or roll back",
-                            component.name
+                            "min_healthy keeps {keep} of {total} hosts of {name} in service and {out} are out: bring them back and resume, or roll back",
                         );
                         self.append(now, Record::State { to: RolloutState::Paused, reason });
                     }

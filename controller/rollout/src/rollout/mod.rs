@@ -197,6 +197,9 @@ impl Rollout {
     pub fn handle(&mut self, now: Timestamp, event: Event<'_>) -> Result<(), VerbError> {
         self.now = self.now.max(now);
         let now = self.now;
+        // Deadlines are looked at when time passes, not at each of the thousands
+        // of reports of a large fleet.
+        let deadlines = matches!(event, Event::Timeout | Event::Contact(..));
         match event {
             Event::Report(host, report) => {
                 let Some(at) = self.at(host, &report.component) else { return Ok(()) };
@@ -225,6 +228,9 @@ impl Rollout {
                 self.step_since = now;
             }
             Event::Timeout => {}
+        }
+        if deadlines {
+            self.deadlines(now);
         }
         self.decide(now);
         Ok(())

@@ -1,0 +1,500 @@
+//! The rollout machine against a small fleet that obeys at once: one test per
+//! row that matters. The seeded simulation covers the disorder.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tidegate_protocol::release::{FileEntry, MANIFEST_SCHEMA, Proof, Runbook, Service};
+use tidegate_protocol::report::{Failure, Running, ServiceState};
+use tidegate_protocol::*;
+use tidegate_rollout::plan::FleetComponent;
+use tidegate_rollout::status::{StatusDoc, status};
+use tidegate_rollout::*;
+
+type R = Result<(), Box<dyn std::error::Error>>;
+
+fn manifest(version: &str, components: &[&str]) -> (ReleaseRef, Release) {
+    let component = |name: &&str| Component {
+        name: name.parse().unwrap(),
+        files: vec![FileEntry { path: "bin/x".parse().unwrap(), digest: Digest::of(version.as_bytes()), size: 1, mode: 0o555 }],
+        links: BTreeMap::new(),
+        service: Service::Supervised { run: vec!["bin/x".into()], env: BTreeMap::new() },
+        proof: Proof::Executable,
+        check: None,
+        before: None,
+        after: None,
+        arch: None,
+        keep: 3,
+        smoke: Vec::new(),
+    };
+    let release = Release {
+        schema: MANIFEST_SCHEMA,
+        name: "shop".parse().unwrap(),
+        version: version.parse().unwrap(),
+        notes: None,
+        known_issues: None,
+        runbook: Runbook::default(),
+        expires: None,
+        floor: None,
+        tasks: Vec::new(),
+        components: components.iter().map(component).collect(),
+    };
+    (ReleaseRef { id: release.id(), manifest: Digest::of(version.as_bytes()) }, release)
+}
+
+/// Hosts that do at once what they are told, except those told to misbehave.
+struct World {
+    rollout: Rollout,
+    now: Timestamp,
+    journal: Vec<(Timestamp, Record)>,
+    hosts: BTreeMap<(HostName, ComponentName), ComponentReport>,
+    old: ReleaseRef,
+    new: ReleaseRef,
+    /// Fail their smoke test and revert by themselves.
+    smoke_fails: BTreeSet<String>,
+    /// Fail in preflight.
+    preflight_fails: BTreeSet<String>,
+    /// Cannot revert.
+    stuck: BTreeSet<String>,
+    /// Hear nothing.
+    deaf: BTreeSet<String>,
+    /// Stop at probation.
+    slow: BTreeSet<String>,
+    tree: Digest,
+    most_in_flight: usize,
+    swaps: Vec<(HostName, Generation)>,
+}
+
+fn tree_of(release: &Release) -> Digest {
+    release.components[0].tree_digest()
+}
+
+fn name(i: usize) -> HostName {
+    format!("h{i}").parse().unwrap()
+}
+
+impl World {
+    fn new(n: usize, components: &[&str], plan: &str) -> Self {
+        Self::with(n, components, plan, |_| {})
+    }
+
+    fn with(n: usize, components: &[&str], plan: &str, set: impl FnOnce(&mut Self)) -> Self {
+        let (old, _) = manifest("1", components);
+        let (new, release) = manifest("2", components);
+        let hosts = components.iter().map(|c| format!("{c} = \"\"")).collect::<Vec<_>>().join(", ");
+        let spec = Spec::parse(&format!("release = \"shop@2\"\nhosts = {{ {hosts} }}\n{plan}"), "plan.toml").unwrap();
+        let fleet: Vec<FleetHost> = (1..=n)
+            .map(|i| FleetHost {
+                name: name(i),
+                labels: BTreeMap::new(),
+                drained: false,
+                unusable: None,
+                components: components
+                    .iter()
+                    .map(|c| {
+                        (
+                            c.parse().unwrap(),
+                            FleetComponent {
+                                release: Some(old.clone()),
+                                settled: true,
+                                running_sha256: Some(Digest::of(b"1")),
+                                tree_sha256: Some(Digest::of(b"t1")),
+                            },
+                        )
+                    })
+                    .collect(),
+            })
+            .collect();
+        let plan = Plan::resolve(&spec, &new, &release, &fleet).unwrap();
+        let origins = plan.origins(&fleet, |_, _| Generation::new(1, 7));
+        let hosts = origins.iter().map(|o| ((o.host.clone(), o.component.clone()), report(&o.component, &old))).collect();
+        let online = fleet.iter().map(|h| h.name.clone()).collect();
+        let now = Timestamp(1_000_000);
+        let rollout = Rollout::start("r1".parse().unwrap(), plan, origins, "ops", &online, now);
+        let mut world = Self {
+            rollout,
+            now,
+            journal: Vec::new(),
+            hosts,
+            tree: tree_of(&release),
+            old,
+            new,
+            smoke_fails: BTreeSet::new(),
+            preflight_fails: BTreeSet::new(),
+            stuck: BTreeSet::new(),
+            deaf: BTreeSet::new(),
+            slow: BTreeSet::new(),
+            most_in_flight: 0,
+            swaps: Vec::new(),
+        };
+        set(&mut world);
+        world.run();
+        world
+    }
+
+    /// Obeys everything until nothing moves.
+    fn run(&mut self) {
+        let mut inbox = Vec::new();
+        loop {
+            while let Some(action) = self.rollout.poll_action() {
+                match action {
+                    Action::Append(record) => self.journal.push((self.now, record)),
+                    Action::Send(host, assignment) => inbox.push((host, assignment)),
+                }
+            }
+            let in_flight = self.status().hosts.iter().filter(|h| h.state.in_flight()).count();
+            self.most_in_flight = self.most_in_flight.max(in_flight);
+            if inbox.is_empty() {
+                return;
+            }
+            let (host, assignment) = inbox.remove(0);
+            if !self.deaf.contains(host.as_str()) {
+                self.obey(&host, &assignment);
+            }
+        }
+    }
+
+    fn obey(&mut self, host: &HostName, order: &Assignment) {
+        let at = host.as_str();
+        let (smoke_fails, preflight_fails, stuck, slow) =
+            (self.smoke_fails.contains(at), self.preflight_fails.contains(at), self.stuck.contains(at), self.slow.contains(at));
+        let (new, tree) = (self.new.clone(), self.tree);
+        let old = report(&order.component, &self.old);
+        let Some(mine) = self.hosts.get_mut(&(host.clone(), order.component.clone())) else { return };
+        mine.generation = order.generation;
+        let fail = |cause| Some(Failure { cause, message: "as told".into() });
+        match (order.intent, order.phase) {
+            (Intent::Forward, Phase::Preflight) if preflight_fails => (mine.progress, mine.failure) = (Progress::Failed, fail(Cause::Disk)),
+            (Intent::Forward, Phase::Preflight) => mine.progress = Progress::Checked,
+            (Intent::Forward, Phase::Stage) => mine.progress = Progress::Staged,
+            (Intent::Forward, Phase::Cancel) => mine.progress = Progress::Cancelled,
+            (Intent::Forward, Phase::Swap) => {
+                self.swaps.push((host.clone(), order.generation));
+                mine.current = Some(new);
+                mine.tree_sha256 = Some(tree);
+                mine.running = Some(running(b"2"));
+                mine.progress = if slow { Progress::Probation } else { Progress::Healthy };
+                if smoke_fails {
+                    *mine = ComponentReport {
+                        generation: order.generation,
+                        progress: if stuck { Progress::RevertFailed } else { Progress::Reverted },
+                        failure: fail(Cause::Smoke),
+                        ..if stuck { mine.clone() } else { old }
+                    };
+                }
+            }
+            (Intent::Forward, Phase::Confirm) => mine.progress = Progress::Confirmed,
+            (Intent::Back, _) if stuck => (mine.progress, mine.failure) = (Progress::RevertFailed, fail(Cause::StartFailed)),
+            (Intent::Back, _) => *mine = ComponentReport { generation: order.generation, progress: Progress::Reverted, ..old },
+        }
+        self.say(host, &order.component);
+    }
+
+    fn say(&mut self, host: &HostName, component: &ComponentName) {
+        let report = self.hosts[&(host.clone(), component.clone())].clone();
+        self.rollout.handle(self.now, Event::Report(host, &report)).unwrap();
+    }
+
+    fn pass(&mut self, secs: u64) {
+        for _ in 0..secs {
+            self.now = self.now + Millis::from_secs(1);
+            self.rollout.handle(self.now, Event::Timeout).unwrap();
+            self.run();
+        }
+    }
+
+    fn verb(&mut self, verb: Verb) -> Result<(), VerbError> {
+        self.rollout.handle(self.now, Event::Said { verb, by: "ops", reason: "" })?;
+        self.run();
+        Ok(())
+    }
+
+    fn status(&self) -> StatusDoc {
+        status(&self.rollout)
+    }
+
+    fn state_of(&self, i: usize) -> TargetState {
+        self.status().hosts.iter().find(|h| h.host == name(i)).unwrap().state
+    }
+
+    fn everyone_on(&self, release: &ReleaseRef) -> bool {
+        self.hosts.values().all(|h| h.current.as_ref() == Some(release))
+    }
+}
+
+fn running(bytes: &[u8]) -> Running {
+    Running { pid: 1, started_at_unix_ms: 1, start_ticks: 1, sha256: Some(Digest::of(bytes)) }
+}
+
+fn report(component: &ComponentName, release: &ReleaseRef) -> ComponentReport {
+    ComponentReport {
+        component: component.clone(),
+        generation: Generation::new(1, 6),
+        progress: Progress::Confirmed,
+        failure: None,
+        current: Some(release.clone()),
+        previous: None,
+        service: ServiceState::Running,
+        running: Some(running(b"1")),
+        tree_sha256: Some(Digest::of(b"t1")),
+        was_unhealthy: false,
+        smoke: Vec::new(),
+        staged_bytes: 0,
+        fetched_bytes: 0,
+        cpu_permille: 0,
+        memory_bytes: 0,
+        restarts: 0,
+        lease_left_ms: None,
+    }
+}
+
+#[test]
+fn a_good_release_reaches_every_host_within_its_window() {
+    let world = World::new(7, &["api"], "strategy = \"rolling\"\nbatch = 2");
+    assert_eq!(world.rollout.state(), RolloutState::Completed);
+    assert!(world.everyone_on(&world.new));
+    assert_eq!(world.most_in_flight, 2);
+    let doc = world.status();
+    assert_eq!(doc.waves.len(), 4);
+    assert!(doc.waves.iter().all(|w| w.state == record::WaveState::Passed), "{:?}", doc.waves);
+    assert!(doc.hosts.iter().all(|h| h.state == TargetState::Confirmed));
+}
+
+#[test]
+fn one_failed_host_takes_everybody_back() {
+    let world = World::with(7, &["api"], "strategy = \"rolling\"\nbatch = 2", |w| w.smoke_fails = ["h5".into()].into());
+    assert_eq!(world.rollout.state(), RolloutState::RolledBack, "{}", world.rollout.reason());
+    assert!(world.everyone_on(&world.old));
+    assert!(world.rollout.reason().contains("h5") && world.rollout.reason().contains("smoke"), "{}", world.rollout.reason());
+    assert_eq!(world.state_of(7), TargetState::Skipped);
+    assert_eq!(world.state_of(1), TargetState::Reverted);
+    // Newest first: the orders back name the confirmations reversed.
+    let back: Vec<String> = world
+        .journal
+        .iter()
+        .filter_map(|(_, r)| match r {
+            Record::Ordered { host, intent: Intent::Back, .. } => Some(host.to_string()),
+            _ => None,
+        })
+        .collect();
+    let mut reversed = back.clone();
+    reversed.sort_by(|a, b| b.cmp(a));
+    assert_eq!(back, reversed);
+}
+
+#[test]
+fn at_the_limit_is_allowed_beyond_it_rolls_back() {
+    let plan = "strategy = \"rolling\"\nbatch = 3\n[limits]\nmax_failed_hosts = 1";
+    let world = World::with(6, &["api"], plan, |w| w.smoke_fails = ["h2".into()].into());
+    assert_eq!(world.rollout.state(), RolloutState::Completed);
+    assert_eq!(world.state_of(2), TargetState::Reverted);
+    assert!(world.rollout.reason().contains("h2"));
+    let world = World::with(6, &["api"], plan, |w| w.smoke_fails = ["h2".into(), "h6".into()].into());
+    assert_eq!(world.rollout.state(), RolloutState::RolledBack);
+    assert!(world.everyone_on(&world.old));
+}
+
+#[test]
+fn the_budget_counts_hosts_not_components() {
+    let plan = "strategy = \"rolling\"\nbatch = 3\n[limits]\nmax_failed_hosts = 1";
+    let world = World::with(4, &["api", "web"], plan, |w| w.smoke_fails = ["h2".into()].into());
+    assert_eq!(world.rollout.state(), RolloutState::Completed, "{}", world.rollout.reason());
+}
+
+#[test]
+fn preflight_failure_refuses_before_anything_is_touched() {
+    let world = World::with(3, &["api"], "strategy = \"rolling\"", |w| w.preflight_fails = ["h2".into()].into());
+    assert_eq!(world.rollout.state(), RolloutState::Refused);
+    assert!(world.swaps.is_empty());
+    assert!(world.rollout.reason().contains("h2") && world.rollout.reason().contains("disk"));
+}
+
+#[test]
+fn a_lost_host_is_unreachable_by_a_deadline_and_named() {
+    let mut world =
+        World::with(3, &["api"], "strategy = \"rolling\"\n[limits]\nhealthy_deadline = \"20s\"", |w| w.slow = ["h2".into()].into());
+    assert_eq!(world.state_of(2), TargetState::Probation);
+    world.deaf = ["h2".into()].into();
+    world.rollout.handle(world.now, Event::Contact(&name(2), false)).unwrap();
+    world.pass(16);
+    assert_eq!(world.rollout.state(), RolloutState::RollingBack);
+    world.pass(60);
+    assert_eq!(world.rollout.state(), RolloutState::Mixed);
+    assert!(world.rollout.reason().contains("h2"));
+    assert_eq!(world.state_of(1), TargetState::Reverted);
+    // It returns, hears its standing assignment, and heals; the state stays.
+    world.deaf.clear();
+    for assignment in world.rollout.assignments(&name(2)) {
+        world.obey(&name(2), &assignment);
+    }
+    world.run();
+    assert_eq!((world.rollout.state(), world.state_of(2)), (RolloutState::Mixed, TargetState::Reverted));
+    assert!(world.journal.iter().any(|(_, r)| matches!(r, Record::Healed { .. })));
+    assert!(world.everyone_on(&world.old));
+}
+
+#[test]
+fn on_unreachable_skip_leaves_the_host_out() {
+    let mut world = World::with(3, &["api"], "strategy = \"rolling\"\non_unreachable = \"skip\"", |w| w.deaf = ["h2".into()].into());
+    world.rollout.handle(world.now, Event::Contact(&name(2), false)).unwrap();
+    world.pass(20);
+    assert_eq!(world.rollout.state(), RolloutState::Completed);
+    assert_eq!(world.state_of(2), TargetState::Skipped);
+}
+
+#[test]
+fn a_revert_that_fails_ends_mixed_and_the_others_go_back() {
+    let world = World::with(5, &["api"], "strategy = \"rolling\"\nbatch = 1", |w| {
+        w.smoke_fails = ["h4".into()].into();
+        w.stuck = ["h2".into()].into();
+    });
+    assert_eq!(world.rollout.state(), RolloutState::Mixed);
+    assert!(world.rollout.reason().contains("h2"), "{}", world.rollout.reason());
+    assert_eq!([1, 2, 3].map(|i| world.state_of(i)), [TargetState::Reverted, TargetState::RevertFailed, TargetState::Reverted]);
+}
+
+#[test]
+fn components_go_in_order_and_come_back_reversed() {
+    let world = World::with(3, &["api", "web"], "strategy = \"big-bang\"", |_| {});
+    assert_eq!(world.rollout.state(), RolloutState::Completed);
+    let order: Vec<String> = world
+        .journal
+        .iter()
+        .filter_map(|(_, r)| match r {
+            Record::Ordered { component, phase: Phase::Swap, .. } => Some(component.to_string()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order, ["api", "api", "api", "web", "web", "web"]);
+    let mut world = world;
+    world.verb(Verb::Rollback).unwrap();
+    assert_eq!(world.rollout.state(), RolloutState::RolledBack);
+    let back: Vec<String> = world
+        .journal
+        .iter()
+        .filter_map(|(_, r)| match r {
+            Record::Ordered { component, intent: Intent::Back, .. } => Some(component.to_string()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(back, ["web", "web", "web", "api", "api", "api"]);
+    assert!(world.everyone_on(&world.old));
+}
+
+#[test]
+fn pause_admits_nobody_and_confirms_go_on() -> R {
+    let mut world = World::with(4, &["api"], "strategy = \"rolling\"\nbatch = 2", |w| w.slow = ["h1".into(), "h2".into()].into());
+    world.verb(Verb::Pause)?;
+    for i in [1, 2] {
+        world.hosts.get_mut(&(name(i), "api".parse()?)).unwrap().progress = Progress::Healthy;
+        world.say(&name(i), &"api".parse()?);
+        world.run();
+    }
+    assert_eq!([1, 2, 3].map(|i| world.state_of(i)), [TargetState::Confirmed, TargetState::Confirmed, TargetState::Staged]);
+    assert_eq!(world.status().waiting_for.as_deref(), Some("person"));
+    world.verb(Verb::Resume)?;
+    assert_eq!(world.rollout.state(), RolloutState::Completed);
+    assert!(world.verb(Verb::Pause).is_err());
+    Ok(())
+}
+
+#[test]
+fn halt_lets_what_was_ordered_end_and_leaves_hosts_as_they_are() -> R {
+    let mut world = World::with(4, &["api"], "strategy = \"rolling\"\nbatch = 1", |w| w.slow = ["h2".into()].into());
+    world.verb(Verb::Halt)?;
+    assert_eq!(world.rollout.state(), RolloutState::Running);
+    world.hosts.get_mut(&(name(2), "api".parse()?)).unwrap().progress = Progress::Healthy;
+    world.say(&name(2), &"api".parse()?);
+    world.run();
+    assert_eq!(world.rollout.state(), RolloutState::Halted);
+    assert_eq!([2, 3, 4].map(|i| world.state_of(i)), [TargetState::Confirmed, TargetState::Skipped, TargetState::Skipped]);
+    world.verb(Verb::Rollback)?;
+    assert_eq!(world.rollout.state(), RolloutState::RolledBack);
+    Ok(())
+}
+
+#[test]
+fn a_lease_that_ran_out_while_the_controller_was_away_is_given_again() -> R {
+    let mut world = World::with(2, &["api"], "strategy = \"rolling\"", |w| w.slow = ["h1".into()].into());
+    // Killed and back, after the host gave up waiting and reverted.
+    let mut rollout = Rollout::fold("r1".parse()?, world.journal.clone()).unwrap();
+    assert_eq!(
+        status(&rollout).hosts.iter().map(|h| h.state).collect::<Vec<_>>(),
+        world.status().hosts.iter().map(|h| h.state).collect::<Vec<_>>()
+    );
+    rollout.handle(world.now, Event::Returned)?;
+    world.rollout = rollout;
+    world.slow.clear();
+    let component: ComponentName = "api".parse()?;
+    let before = report(&component, &world.old.clone());
+    let mine = world.hosts.get_mut(&(name(1), component.clone())).unwrap();
+    *mine = ComponentReport {
+        generation: mine.generation,
+        progress: Progress::Reverted,
+        failure: Some(Failure { cause: Cause::LeaseExpired, message: "120s".into() }),
+        ..before
+    };
+    for i in [1, 2] {
+        world.rollout.handle(world.now, Event::Contact(&name(i), true))?;
+        world.say(&name(i), &component);
+    }
+    world.run();
+    assert_eq!(world.rollout.state(), RolloutState::Completed, "{}", world.rollout.reason());
+    let generations: Vec<u64> = world.swaps.iter().filter(|(h, _)| *h == name(1)).map(|(_, g)| g.n).collect();
+    assert_eq!(generations, [7, 8]);
+    Ok(())
+}
+
+#[test]
+fn the_fold_of_the_journal_is_the_rollout() -> R {
+    for fails in [None, Some("h3")] {
+        let world = World::with(5, &["api", "web"], "strategy = \"rolling\"\nbatch = 2", |w| {
+            w.smoke_fails = fails.into_iter().map(String::from).collect()
+        });
+        let json: Vec<String> = world.journal.iter().map(|(_, r)| serde_json::to_string(r).unwrap()).collect();
+        let read = json.iter().zip(&world.journal).map(|(j, (at, _))| (*at, serde_json::from_str::<Record>(j).unwrap()));
+        let folded = Rollout::fold("r1".parse()?, read).unwrap();
+        assert_eq!(folded.state(), world.rollout.state());
+        for (a, b) in status(&folded).hosts.iter().zip(&world.status().hosts) {
+            assert_eq!((&a.host, a.state, a.cause, a.generation, &a.release), (&b.host, b.state, b.cause, b.generation, &b.release));
+        }
+        for i in 1..=5 {
+            assert_eq!(folded.assignments(&name(i)), world.rollout.assignments(&name(i)));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_host_that_says_healthy_on_something_else_is_called_back() {
+    let mut world = World::with(2, &["api"], "strategy = \"rolling\"", |w| w.slow = ["h1".into()].into());
+    let component: ComponentName = "api".parse().unwrap();
+    let mine = world.hosts.get_mut(&(name(1), component.clone())).unwrap();
+    mine.progress = Progress::Healthy;
+    mine.tree_sha256 = Some(Digest::of(b"another tree"));
+    world.say(&name(1), &component);
+    world.run();
+    assert_eq!(world.rollout.state(), RolloutState::RolledBack);
+    assert!(world.rollout.reason().contains("tree"), "{}", world.rollout.reason());
+}
+
+#[test]
+fn a_host_fenced_by_a_higher_generation_is_not_fought() {
+    let mut world = World::with(2, &["api"], "strategy = \"rolling\"", |w| w.slow = ["h1".into()].into());
+    let component: ComponentName = "api".parse().unwrap();
+    world.hosts.get_mut(&(name(1), component.clone())).unwrap().generation = Generation::new(2, 1);
+    world.say(&name(1), &component);
+    assert!(matches!(world.rollout.state(), RolloutState::RollingBack | RolloutState::Mixed));
+    assert!(world.rollout.reason().contains("2.1"), "{}", world.rollout.reason());
+}
+
+#[test]
+fn min_healthy_that_cannot_be_kept_pauses_for_a_person() {
+    let plan = "strategy = \"rolling\"\nbatch = 2\n[limits]\nmax_failed_hosts = 2\nmin_healthy = \"75%\"";
+    let world = World::with(4, &["api"], plan, |w| {
+        w.smoke_fails = ["h1".into()].into();
+        w.stuck = ["h1".into()].into();
+    });
+    assert_eq!(world.rollout.state(), RolloutState::Paused);
+    assert!(world.rollout.reason().contains("min_healthy"));
+    assert_eq!(world.most_in_flight, 1);
+}
