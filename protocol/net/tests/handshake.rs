@@ -11,6 +11,9 @@ use tidegate_net::transport::KNOWN_STREAMS;
 use tidegate_net::{Admission, Caller, NetError, Peer, Role, client, client_config, close, connect, explain};
 use tidegate_protocol::Digest;
 
+/// Bounds what would otherwise hang when it fails.
+const SOON: Duration = Duration::from_secs(20);
+
 #[tokio::test]
 async fn a_host_and_an_operator_are_known_by_their_certificates() {
     let ca = ca();
@@ -32,7 +35,7 @@ async fn a_known_peer_gets_its_streams_and_no_more() {
     let (_server, accepted, connection) = session().await;
     let mut streams = Vec::new();
     for _ in 0..KNOWN_STREAMS {
-        let (mut send, recv) = connection.open_bi().await.unwrap();
+        let (mut send, recv) = tokio::time::timeout(SOON, connection.open_bi()).await.unwrap().unwrap();
         send.write_all(b"x").await.unwrap();
         streams.push((send, recv));
     }
@@ -66,7 +69,7 @@ async fn one_more_only_after_an_end(
         request.read_to_end(16).await.unwrap();
         answer.finish().unwrap();
     }
-    open.await.unwrap();
+    tokio::time::timeout(SOON, open).await.unwrap().unwrap();
 }
 
 #[tokio::test]
