@@ -1,6 +1,8 @@
 //! The rollout machine against a small fleet that obeys at once: one test per
 //! row that matters. The seeded simulation covers the disorder.
 
+#![expect(clippy::unwrap_used, reason = "a panic in a test is a failed test")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use tidegate_protocol::release::{FileEntry, MANIFEST_SCHEMA, Proof, Runbook, Service};
