@@ -1,7 +1,7 @@
 //! Every QUIC limit, each with its reason, and the UDP socket.
 //!
 //! quinn's own defaults let one peer make us hold about 250 MB. A stranger gets
-//! the smallest limits; [`grant`] raises them once the certificate said who it is.
+//! the smallest limits; they are raised once the certificate said who it is.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -201,3 +201,61 @@ async fn a_slow_receiver_holds_back_admission_and_loses_nobody() {
     connections.push(server.dial(Caller::Known(&host)).await.unwrap());
     server.accepted.recv().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_storm_of_reconnects_gets_in_by_turns() {
+    const FLEET: u64 = 150;
+    let ca = ca();
+    let mut server = Controller::start(&controller(&ca));
+    let mut fleet = tokio::task::JoinSet::new();
+    for n in 0..FLEET {
+        let (config, addr) = (client_config(Caller::Known(&host(&ca, &format!("web-{n}"), HOUR))).unwrap(), server.addr.clone());
+        fleet.spawn(async move {
+            let endpoint = client(None).unwrap();
+            let connection = connect(&endpoint, config, &addr).await?;
+            Ok::<_, NetError>((endpoint, connection))
+        });
+    }
+    // Each host comes out once; that its own side agrees is seen by its task's end.
+    let mut names = std::collections::BTreeSet::new();
+    let mut connected = Vec::new();
+    while connected.len() < usize::try_from(FLEET).unwrap() || names.len() < connected.len() {
+        tokio::select! {
+            Some(accepted) = server.accepted.recv() => {
+                let Peer::Known(peer) = accepted.peer else { panic!("not known") };
+                assert!(names.insert(peer.name));
+            }
+            Some(done) = fleet.join_next() => connected.push(done.unwrap().unwrap()),
+        }
+    }
+    let counts = server.admission.counts();
+    assert!(counts.retried > 0, "no address had to prove itself: {counts:?}");
+    assert_eq!((counts.refused, counts.failed), (0, 0));
+}
+
+#[tokio::test]
+async fn large_packets_are_found_and_kept_under_bulk() {
+    const BYTES: usize = 32 << 20;
+    let (_server, accepted, connection) = session().await;
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    send.finish().unwrap();
+    let down = accepted.connection.clone();
+    let sender = tokio::spawn(async move {
+        let (mut send, _recv) = down.accept_bi().await.unwrap();
+        let block = vec![7u8; 1 << 20];
+        for _ in 0..BYTES >> 20 {
+            send.write_all(&block).await.unwrap();
+        }
+        send.finish().unwrap();
+        send.stopped().await.unwrap();
+    });
+    let mut read = 0;
+    while let Some(chunk) = recv.read_chunk(1 << 20, true).await.unwrap() {
+        read += chunk.bytes.len();
+    }
+    sender.await.unwrap();
+    assert_eq!(read, BYTES);
+    let path = accepted.connection.stats().path;
+    assert!(path.current_mtu > 6_000, "MTU {}", path.current_mtu);
+    assert_eq!(path.black_holes_detected, 0);
+}
