@@ -12,6 +12,7 @@ pub struct OpId(pub u64);
 /// In the order polled; the driver finishes one before it polls the next, except
 /// that [`Action::Run`] only starts its operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a handful of actions wait at a time, and most of them are Persist")]
 pub enum Action {
     /// Make the record durable (fsync), then say [`crate::Event::Persisted`] or
     /// [`crate::Event::PersistFailed`]. Nothing else is asked before the answer.

@@ -38,7 +38,7 @@ pub struct Machine {
     saving: Option<Then>,
     /// The disk refused the record that stands.
     unsaved: Option<Retry>,
-    /// Came while saving.
+    /// Came, and not taken yet: nothing is taken while saving.
     waiting_word: Option<Assignment>,
     waiting_done: Option<(OpId, Outcome)>,
     /// After recovery: how the next Activate restarts.
@@ -133,23 +133,17 @@ impl Machine {
         match event {
             Event::Persisted => self.persisted(),
             Event::PersistFailed(why) => self.persist_failed(&why),
-            Event::Assigned(word) if self.saving.is_some() => self.keep_word(word),
-            Event::Done(id, outcome) if self.saving.is_some() => {
+            Event::Assigned(word) => self.keep_word(word),
+            Event::Done(id, outcome) => {
+                // Others are late: of an operation that was cancelled.
                 if self.running.as_ref().is_some_and(|running| running.id == id) {
                     self.waiting_done = Some((id, outcome));
                 }
             }
             Event::Timeout if self.saving.is_some() => {}
-            event => {
-                // The first of an event and an expiry is final, and an expiry has
-                // its time: it comes before whatever arrives after it.
+            Event::Timeout => {
                 self.look_at_deadline();
-                match event {
-                    Event::Assigned(word) if self.saving.is_some() => self.keep_word(word),
-                    Event::Assigned(word) => self.assigned(word),
-                    Event::Done(id, outcome) => self.done(id, outcome),
-                    _ => self.retry_persist(),
-                }
+                self.retry_persist();
             }
         }
         self.take_waiting();
@@ -238,6 +232,8 @@ impl Machine {
     fn take_waiting(&mut self) {
         // Each turn takes one of the two, and none comes back: at most two turns.
         while self.saving.is_none() && (self.waiting_done.is_some() || self.waiting_word.is_some()) {
+            // The first of an event and an expiry is final, and an expiry has its
+            // time: it comes before whatever arrives after it.
             self.look_at_deadline();
             if self.saving.is_some() {
                 return;
@@ -380,9 +376,14 @@ impl Machine {
 
     /// Kills what runs. Never called on a flip: one that began is finished.
     fn stop(&mut self) {
-        self.waiting_done = None;
-        if let Some(running) = self.running.take() {
-            self.actions.push_back(Action::Cancel(running.id));
+        let ended = self.waiting_done.take().map(|(id, _)| id);
+        if let Some(running) = self.running.take().filter(|running| ended != Some(running.id)) {
+            // One that the driver has not seen yet is simply not asked.
+            let asked = self.actions.len();
+            self.actions.retain(|action| !matches!(action, Action::Run(id, _) if *id == running.id));
+            if self.actions.len() == asked {
+                self.actions.push_back(Action::Cancel(running.id));
+            }
         }
     }
 

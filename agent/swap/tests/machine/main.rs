@@ -1,0 +1,8 @@
+//! The host machine against a model of a host: rows of DESIGN.md's tables, crash
+//! points, and random runs with the invariants checked after every step.
+
+mod crash;
+mod disk;
+mod model;
+mod property;
+mod table;
