@@ -1,0 +1,587 @@
+//! Commands of a release on this host: no shell, no privileges, a bounded time,
+//! bounded output, and nothing of them left when they end.
+//!
+//! Owns: which programs may run at all (a file of the tree, or a name that local
+//! policy defines), as which user, and killing them whole. Must not: know what a
+//! command is for.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, Signal};
+use tidegate_protocol::report::{Cause, Failure};
+use tidegate_protocol::template::BadTemplate;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Child;
+
+use crate::context::{Context, Installed};
+use crate::error::{chain, failure};
+use crate::service::{Process, ended, raw};
+
+/// Output kept of one command, its end.
+pub const OUTPUT_BYTES_MAX: usize = 8 * 1024;
+/// Private writable memory of an unprivileged command, bytes.
+pub const DATA_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+/// The search path that commands get.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What the pipes may still hold is read for so long after the end.
+const DRAIN: Duration = Duration::from_millis(200);
+
+/// A command that could not be run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// A `${…}` names nothing.
+    #[error(transparent)]
+    Template(#[from] BadTemplate),
+    /// Neither a file of the tree nor a name of `[commands]`.
+    #[error(
+        "{program:?} is neither a file of the release nor a name in [commands] of agent.toml: ship it in the tree, or define the name on the host"
+    )]
+    NotAllowed {
+        /// The first element of the argv.
+        program: String,
+    },
+    /// A file of the tree without its execute bit.
+    #[error("{program:?} of the release is not executable: set its mode to 555 before it is packed")]
+    NotExecutable {
+        /// The first element of the argv.
+        program: String,
+    },
+    /// Local policy defines the name badly.
+    #[error("the command {name:?} in [commands] of agent.toml must begin with an absolute path")]
+    BadCommand {
+        /// Which.
+        name: String,
+    },
+    /// The user that local policy names is not there.
+    #[error("the user {user:?} (run_as in agent.toml) is not in /etc/passwd: create it or name another")]
+    NoUser {
+        /// Which.
+        user: String,
+    },
+    /// The log file of a command's output cannot be opened.
+    #[error("cannot open {} for output", path.display())]
+    Output {
+        /// Which.
+        path: PathBuf,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// It did not start.
+    #[error("cannot start {}{}", program.display(), hint(source, *unprivileged))]
+    Spawn {
+        /// Which.
+        program: PathBuf,
+        /// Run as the user of local policy.
+        unprivileged: bool,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// Its end was not seen.
+    #[error("cannot wait for {}", program.display())]
+    Wait {
+        /// Which.
+        program: PathBuf,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// It took too long and was killed.
+    #[error("{} took longer than {} s and was killed{}", program.display(), after.as_secs_f32(), said(output))]
+    Timeout {
+        /// Which.
+        program: PathBuf,
+        /// The time it had.
+        after: Duration,
+        /// The end of what it said.
+        output: String,
+    },
+}
+
+fn hint(source: &std::io::Error, unprivileged: bool) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::PermissionDenied if unprivileged => {
+            " (it runs as the user of run_as in agent.toml, who must be able to enter every directory above it)"
+        }
+        std::io::ErrorKind::NotFound => " (or its interpreter is missing)",
+        _ => "",
+    }
+}
+
+fn said(output: &str) -> String {
+    if output.is_empty() { String::new() } else { format!("; it said: {output}") }
+}
+
+/// How a command ended by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// Exit code 0.
+    pub success: bool,
+    /// `exit code 3` or `signal 11`, for messages.
+    pub end: String,
+    /// The end of what it wrote to stdout and stderr, in the order read.
+    pub output: String,
+    /// The end of what it wrote to stdout.
+    pub stdout: String,
+}
+
+/// With what rights and where to a command speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode<'a> {
+    /// Smoke tests, checks, hooks: the user of local policy, output captured,
+    /// killed whole at the end.
+    Confined,
+    /// Commands that tell a service's state: the agent's own rights, which they
+    /// need to see it.
+    Manager,
+    /// Commands that start or stop a service: the agent's own rights, output to
+    /// this file, and processes that they leave behind live on.
+    Daemonising(&'a Path),
+}
+
+/// A program and its arguments, ready to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Absolute.
+    pub path: PathBuf,
+    /// Without the program itself.
+    pub args: Vec<String>,
+}
+
+/// What an argv of a release means on this host. Reads no disk: the manifest
+/// says which files the tree has.
+///
+/// # Errors
+/// Not a file of the tree and not a name of local policy, or a bad template.
+pub fn resolve(ctx: &Context, installed: &Installed, argv: &[String]) -> Result<Program, ExecError> {
+    let mut argv = ctx.expand_argv(installed, argv)?.into_iter();
+    let program = argv.next().unwrap_or_default();
+    if let Some(command) = ctx.policy.commands.get(&program) {
+        let mut words = command.iter().cloned();
+        let path = words.next().map(PathBuf::from).filter(|path| path.is_absolute());
+        let path = path.ok_or_else(|| ExecError::BadCommand { name: program.clone() })?;
+        return Ok(Program { path, args: words.chain(argv).collect() });
+    }
+    let Some(file) = installed.component.files.iter().find(|f| f.path.as_str() == program) else {
+        return Err(ExecError::NotAllowed { program });
+    };
+    if file.mode & 0o111 == 0 {
+        return Err(ExecError::NotExecutable { program });
+    }
+    Ok(Program { path: installed.dir.join(&program), args: argv.collect() })
+}
+
+/// The user and group that confined commands get; none when the agent itself has
+/// no privileges to give up.
+///
+/// # Errors
+/// The user of local policy is not there.
+pub fn confined_user(ctx: &Context) -> Result<Option<(u32, u32)>, ExecError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let user = ctx.policy.run_as();
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    match find_user(&passwd, user) {
+        Some(ids) => Ok(Some(ids)),
+        // Every Linux keeps this number for nobody, also in an image without the file.
+        None if user == "nobody" => Ok(Some((65_534, 65_534))),
+        None => Err(ExecError::NoUser { user: user.to_owned() }),
+    }
+}
+
+fn find_user(passwd: &str, user: &str) -> Option<(u32, u32)> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        if name == user || uid == user { Some((uid.parse().ok()?, gid.parse().ok()?)) } else { None }
+    })
+}
+
+/// Runs a command of a release in its tree, and waits for its end. Dropping the
+/// future kills it whole.
+///
+/// # Errors
+/// [`ExecError`]; an exit code other than 0 is not one.
+pub async fn run(ctx: &Context, installed: &Installed, argv: &[String], mode: Mode<'_>, timeout: Duration) -> Result<Ran, ExecError> {
+    let program = resolve(ctx, installed, argv)?;
+    let user = if mode == Mode::Confined { confined_user(ctx)? } else { None };
+    run_program(&program, &installed.dir, mode, user, timeout, &mut |_| true).await
+}
+
+/// A check or hook as a step of the swap.
+///
+/// # Errors
+/// It did not end with 0 in time; `what` names it, `cause` classes it.
+pub async fn step(
+    ctx: &Context,
+    installed: &Installed,
+    what: &str,
+    argv: &[String],
+    timeout: Duration,
+    cause: Cause,
+) -> Result<(), Failure> {
+    let title = format!("{what} of {}", installed.title());
+    match run(ctx, installed, argv, Mode::Confined, timeout).await {
+        Ok(ran) if ran.success => Ok(()),
+        Ok(ran) => Err(failure(cause, &format!("{title} ended with {}{}", ran.end, said(&ran.output)))),
+        Err(error) => {
+            let cause = match &error {
+                ExecError::Timeout { .. } => Cause::Timeout,
+                ExecError::Template(_) | ExecError::NotAllowed { .. } | ExecError::NoUser { .. } | ExecError::BadCommand { .. } => {
+                    Cause::Policy
+                }
+                _ => cause,
+            };
+            Err(failure(cause, &format!("{title}: {}", chain(&error))))
+        }
+    }
+}
+
+/// Runs a program of the host with the agent's rights. `sink` gets stdout as it
+/// comes and returns false to end it early.
+///
+/// # Errors
+/// [`ExecError`]
+pub(crate) async fn run_program(
+    program: &Program,
+    cwd: &Path,
+    mode: Mode<'_>,
+    user: Option<(u32, u32)>,
+    timeout: Duration,
+    sink: &mut (dyn FnMut(&[u8]) -> bool + Send),
+) -> Result<Ran, ExecError> {
+    let mut command = tokio::process::Command::new(&program.path);
+    command.args(&program.args).current_dir(cwd).env_clear().env("PATH", PATH).env("LANG", "C.UTF-8");
+    command.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
+    if let Some((uid, gid)) = user {
+        // The supplementary groups go with it: std drops them when it sets a user as root.
+        command.uid(uid).gid(gid);
+    }
+    let log = match mode {
+        Mode::Daemonising(path) => {
+            let open = |path: &Path| {
+                let file = std::fs::File::create(path)?;
+                Ok((file.try_clone()?, file))
+            };
+            let (out, err) = open(path).map_err(|source| ExecError::Output { path: path.to_owned(), source })?;
+            command.stdout(out).stderr(err);
+            Some(path)
+        }
+        Mode::Confined | Mode::Manager => {
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            None
+        }
+    };
+    let spawn = |source| ExecError::Spawn { program: program.path.clone(), unprivileged: user.is_some(), source };
+    let mut child = command.spawn().map_err(spawn)?;
+    let mut group = Group { leader: child.id(), armed: true };
+    if mode == Mode::Confined {
+        group.limit_memory();
+    }
+    let mut seen = Seen { all: Tail::default(), stdout: Tail::default(), sink };
+    let end = tokio::time::timeout(timeout, watch(&mut child, &mut seen)).await;
+    let late = end.is_err();
+    let ended = match end {
+        // What daemonising commands leave behind is the service.
+        Ok(ended) if log.is_some() => {
+            group.armed = false;
+            ended
+        }
+        Ok(ended) => {
+            group.kill();
+            let drained = tokio::time::timeout(DRAIN, drain(&mut child, &mut seen)).await;
+            drop(drained);
+            ended
+        }
+        Err(_) => {
+            group.kill();
+            Ok(())
+        }
+    };
+    let status = match ended {
+        Ok(()) => {
+            tokio::time::timeout(DRAIN.saturating_mul(50), child.wait()).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+        }
+        Err(error) => Err(error),
+    };
+    group.armed = false;
+    let output = match log {
+        Some(path) => {
+            let path = path.to_owned();
+            tokio::task::spawn_blocking(move || tail_of_file(&path, 0)).await.unwrap_or_default()
+        }
+        None => seen.all.text(),
+    };
+    if late {
+        return Err(ExecError::Timeout { program: program.path.clone(), after: timeout, output });
+    }
+    let status = status.map_err(|source| ExecError::Wait { program: program.path.clone(), source })?;
+    Ok(Ran { success: status.success(), end: describe(status), output, stdout: seen.stdout.text() })
+}
+
+/// `exit code 3` or `signal 11`.
+pub(crate) fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "an unknown status".to_owned(),
+    }
+}
+
+/// Reads until the command itself has ended, or its output is not wanted any
+/// more. Not until its pipes close: a grandchild may hold them for ever. The
+/// command is not reaped yet, so that its process group keeps its number.
+async fn watch(child: &mut Child, seen: &mut Seen<'_>) -> std::io::Result<()> {
+    let pid = child.id();
+    let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
+    let result = {
+        let ended = async {
+            match pid.and_then(Process::find) {
+                Some(process) => ended(process).await,
+                None => Ok(()),
+            }
+        };
+        tokio::pin!(ended);
+        loop {
+            let (mut a, mut b) = ([0; 4096], [0; 4096]);
+            tokio::select! {
+                end = &mut ended => break end,
+                n = read(&mut out, &mut a) => if !seen.take(a.get(..n).unwrap_or_default(), true) { break Ok(()) },
+                n = read(&mut err, &mut b) => { seen.take(b.get(..n).unwrap_or_default(), false); },
+            }
+        }
+    };
+    child.stdout = out;
+    child.stderr = err;
+    result
+}
+
+async fn drain(child: &mut Child, seen: &mut Seen<'_>) {
+    let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
+    while out.is_some() || err.is_some() {
+        let (mut a, mut b) = ([0; 4096], [0; 4096]);
+        tokio::select! {
+            n = read(&mut out, &mut a) => { seen.take(a.get(..n).unwrap_or_default(), true); },
+            n = read(&mut err, &mut b) => { seen.take(b.get(..n).unwrap_or_default(), false); },
+        }
+    }
+}
+
+/// Bytes read; the pipe is gone after its end, and then this never returns.
+async fn read(pipe: &mut Option<impl AsyncRead + Unpin>, into: &mut [u8]) -> usize {
+    let Some(open) = pipe else { return std::future::pending().await };
+    let n = open.read(into).await.unwrap_or_default();
+    if n == 0 {
+        *pipe = None;
+    }
+    n
+}
+
+/// What a command said, as much as is kept.
+struct Seen<'a> {
+    all: Tail,
+    stdout: Tail,
+    sink: &'a mut (dyn FnMut(&[u8]) -> bool + Send),
+}
+
+impl Seen<'_> {
+    fn take(&mut self, bytes: &[u8], stdout: bool) -> bool {
+        self.all.push(bytes);
+        if !stdout {
+            return true;
+        }
+        self.stdout.push(bytes);
+        bytes.is_empty() || (self.sink)(bytes)
+    }
+}
+
+/// The end of a text of any length.
+#[derive(Default)]
+struct Tail(Vec<u8>);
+
+impl Tail {
+    fn push(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+        // Cut rarely: at twice the bound.
+        if self.0.len() > 2 * OUTPUT_BYTES_MAX {
+            self.0.drain(..self.0.len() - OUTPUT_BYTES_MAX);
+        }
+    }
+
+    fn text(&self) -> String {
+        let from = self.0.len().saturating_sub(OUTPUT_BYTES_MAX);
+        last_text(self.0.get(from..).unwrap_or_default())
+    }
+}
+
+/// The last few lines of it, as one line for a message.
+fn last_text(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let from = lines.len().saturating_sub(6);
+    lines.get(from..).unwrap_or_default().join(" | ")
+}
+
+/// The last lines of a file behind an offset, as one line; empty when it cannot
+/// be read. Blocks.
+pub(crate) fn tail_of_file(path: &Path, from: u64) -> String {
+    use std::io::{Read, Seek, SeekFrom};
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(path)?;
+        let from = file.metadata()?.len().saturating_sub(OUTPUT_BYTES_MAX as u64).max(from);
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        file.take(OUTPUT_BYTES_MAX as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    last_text(&read().unwrap_or_default())
+}
+
+/// The process group of a command: killed when this is dropped, so that a
+/// cancelled operation leaves nothing running.
+struct Group {
+    leader: Option<u32>,
+    armed: bool,
+}
+
+impl Group {
+    fn kill(&self) {
+        if let Some(pid) = self.leader.and_then(raw) {
+            // None left is fine.
+            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        }
+    }
+
+    /// Best effort: the command may have ended already.
+    fn limit_memory(&self) {
+        let limit = Some(DATA_BYTES_MAX);
+        if let Some(pid) = self.leader.and_then(raw) {
+            let _ = rustix::process::prlimit(Some(pid), Resource::Data, Rlimit { current: limit, maximum: limit });
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if self.armed {
+            self.kill();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::tests::{context, installed, scratch};
+    use tidegate_protocol::release::Service;
+
+    fn script(dir: &Path, text: &str) -> Installed {
+        let text = format!("#!/bin/sh\n{text}\n");
+        installed(dir, "1", &[("bin/t", text.as_bytes())], Service::Systemd("x.service".into()))
+    }
+
+    async fn run_it(installed: &Installed, dir: &Path, timeout_ms: u64) -> Result<Ran, ExecError> {
+        run(&context(dir), installed, &["bin/t".into(), "a b".into()], Mode::Confined, Duration::from_millis(timeout_ms)).await
+    }
+
+    #[tokio::test]
+    async fn output_and_exit_code_come_back_and_the_environment_is_clean() {
+        let dir = scratch();
+        let it = script(dir.path(), "echo \"$# $1 ${HOME-none} $(pwd)\"; echo oops >&2; id -u; exit 3");
+        let ran = run_it(&it, dir.path(), 10_000).await.unwrap();
+        assert!(!ran.success);
+        assert_eq!(ran.end, "exit code 3");
+        assert!(ran.stdout.starts_with(&format!("1 a b none {} | ", it.dir.display())), "{}", ran.stdout);
+        assert!(ran.output.contains("oops") && !ran.stdout.contains("oops"));
+        assert!(!ran.stdout.ends_with("| 0"), "ran as root: {}", ran.stdout);
+    }
+
+    #[tokio::test]
+    async fn a_timeout_kills_grandchildren_too() {
+        let dir = scratch();
+        let it = script(dir.path(), "sleep 600 & echo $!; wait");
+        let error = run_it(&it, dir.path(), 300).await.unwrap_err();
+        let ExecError::Timeout { output, .. } = error else { panic!("{error}") };
+        gone(output.parse().unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn a_grandchild_that_holds_the_pipes_neither_delays_nor_survives_the_end() {
+        let dir = scratch();
+        let it = script(dir.path(), "sleep 600 & echo $!");
+        let ran = run_it(&it, dir.path(), 60_000).await.unwrap();
+        assert!(ran.success);
+        gone(ran.stdout.parse().unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn dropping_the_future_kills_the_group() {
+        let dir = scratch();
+        let pid_file = dir.path().join("pid");
+        std::fs::write(&pid_file, "").unwrap();
+        std::fs::set_permissions(&pid_file, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        let it = script(dir.path(), &format!("sleep 600 & echo $! > {}; wait", pid_file.display()));
+        let (base, running) = (dir.path().to_owned(), it.clone());
+        let task = tokio::spawn(async move { run_it(&running, &base, 60_000).await });
+        let pid = tokio::time::timeout(Duration::from_secs(10), async {
+            loop {
+                if let Ok(pid) = std::fs::read_to_string(&pid_file).unwrap().trim().parse::<u32>() {
+                    return pid;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let pid = pid.await.unwrap();
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        gone(pid).await;
+    }
+
+    #[tokio::test]
+    async fn endless_output_is_cut() {
+        let dir = scratch();
+        let it =
+            script(dir.path(), "i=0; while [ $i -lt 5000 ]; do echo 'a line of some length that is repeated'; i=$((i+1)); done; echo last");
+        let ran = run_it(&it, dir.path(), 30_000).await.unwrap();
+        assert!(ran.output.len() <= OUTPUT_BYTES_MAX && ran.output.ends_with("| last"), "{}", ran.output);
+    }
+
+    #[test]
+    fn only_files_of_the_tree_and_names_of_the_host_run() {
+        let dir = scratch();
+        let mut ctx = context(dir.path());
+        ctx.policy.commands.insert("lb".into(), vec!["/usr/sbin/lb".into(), "--local".into()]);
+        ctx.policy.commands.insert("bad".into(), vec!["lb".into()]);
+        let mut it = script(dir.path(), "true");
+        let resolved = |it: &Installed, word: &str| resolve(&ctx, it, &[word.to_owned(), "${var.port}".into()]);
+        assert_eq!(resolved(&it, "bin/t").unwrap(), Program { path: it.dir.join("bin/t"), args: vec!["8081".into()] });
+        assert_eq!(resolved(&it, "lb").unwrap(), Program { path: "/usr/sbin/lb".into(), args: vec!["--local".into(), "8081".into()] });
+        for word in ["/bin/sh", "sh", "../../bin/sh", "bin/../bin/t", "/usr/sbin/lb", ""] {
+            assert!(matches!(resolved(&it, word), Err(ExecError::NotAllowed { .. })), "{word}");
+        }
+        assert!(matches!(resolved(&it, "bad"), Err(ExecError::BadCommand { .. })));
+        it.component.files[0].mode = 0o444;
+        assert!(matches!(resolved(&it, "bin/t"), Err(ExecError::NotExecutable { .. })));
+    }
+
+    #[test]
+    fn users_are_found_by_name_and_number() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nrun:x:970:971::/:/bin/false\n";
+        assert_eq!(find_user(passwd, "run"), Some((970, 971)));
+        assert_eq!(find_user(passwd, "970"), Some((970, 971)));
+        assert_eq!(find_user(passwd, "ru"), None);
+    }
+
+    /// Its parent is gone, so it may stay a zombie for as long as PID 1 likes.
+    async fn gone(pid: u32) {
+        tokio::time::timeout(Duration::from_secs(10), async {
+            while Process::find(pid).is_some() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("process {pid} still runs"));
+    }
+}

@@ -1,0 +1,149 @@
+//! Services that the agent keeps itself, on hosts without systemd.
+//!
+//! Each is a child in its own session, known by (boot id, pid, start ticks) in a
+//! small state file, so that it lives through the agent's restarts and is found
+//! again. One task per component (see [`keeper`]) starts, watches and restarts
+//! it. Must not: use the host's systemd, or end a service because the agent ends.
+
+mod keeper;
+mod kept;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tidegate_protocol::release::Service;
+use tidegate_protocol::report::{Cause, Failure};
+use tidegate_protocol::{ComponentName, ReleaseRef};
+use tokio::sync::{mpsc, oneshot};
+
+use self::keeper::{Keeper, Order, Snapshot};
+use super::Status;
+use crate::context::{Context, Installed};
+use crate::error::{chain, failure};
+use crate::exec::{self, Program};
+
+/// Orders that may wait for one component: its machine gives one at a time.
+const ORDERS_MAX: usize = 8;
+
+/// All supervised services of one agent.
+pub(super) struct Supervisor {
+    ctx: Arc<Context>,
+    launcher: PathBuf,
+    /// The lock is held while a component's past is read, so that two callers
+    /// never make two keepers of it.
+    keepers: tokio::sync::Mutex<BTreeMap<ComponentName, Handle>>,
+}
+
+/// The way to one component's keeper.
+#[derive(Clone)]
+struct Handle {
+    orders: mpsc::Sender<Order>,
+    seen: Arc<Mutex<Snapshot>>,
+}
+
+/// A start, worked out: templates replaced, program found, user known.
+#[derive(Clone, Debug)]
+struct Launch {
+    title: String,
+    release: ReleaseRef,
+    program: Program,
+    env: BTreeMap<String, String>,
+    dir: PathBuf,
+    user: Option<(u32, u32)>,
+}
+
+impl Launch {
+    fn of(ctx: &Context, installed: &Installed) -> Result<Self, Failure> {
+        let title = installed.title();
+        let Service::Supervised { run, env } = &installed.component.service else {
+            return Err(failure(Cause::StartFailed, &format!("{title} is not a supervised service")));
+        };
+        let denied = |e: &dyn std::error::Error| failure(Cause::Policy, &format!("service.supervised of {title}: {e}"));
+        let program = exec::resolve(ctx, installed, run).map_err(|e| denied(&e))?;
+        let expand = |(name, value): (&String, &String)| Ok((name.clone(), ctx.expand_in(installed, value).map_err(|e| denied(&e))?));
+        let env = env.iter().map(expand).collect::<Result<_, Failure>>()?;
+        let user = exec::confined_user(ctx).map_err(|e| denied(&e))?;
+        Ok(Self { title, release: installed.release.clone(), program, env, dir: installed.dir.clone(), user })
+    }
+}
+
+impl Supervisor {
+    pub(super) fn new(ctx: Arc<Context>, launcher: PathBuf) -> Self {
+        Self { ctx, launcher, keepers: tokio::sync::Mutex::default() }
+    }
+
+    /// Stops what runs and starts anew; returns once the new process is there.
+    pub(super) async fn start(&self, installed: &Installed) -> Result<(), Failure> {
+        let launch = Launch::of(&self.ctx, installed)?;
+        self.order(installed, |done| Order::Start(Box::new(launch), done)).await
+    }
+
+    /// Stops it, all of its session, and forgets it.
+    pub(super) async fn stop(&self, installed: &Installed) -> Result<(), Failure> {
+        self.order(installed, Order::Stop).await
+    }
+
+    /// Starts it unless it runs (or is about to be restarted).
+    pub(super) async fn ensure_running(&self, installed: &Installed) -> Result<(), Failure> {
+        let launch = Launch::of(&self.ctx, installed)?;
+        self.order(installed, |done| Order::Ensure(Box::new(launch), done)).await
+    }
+
+    /// Never waits for a stop or start under way.
+    pub(super) async fn status(&self, installed: &Installed) -> Result<Status, Failure> {
+        let handle = self.handle(installed).await?;
+        let seen = handle.seen();
+        let main = seen.process.filter(super::Process::alive);
+        // Found again after an agent's restart: from here on it is kept running,
+        // by whoever asks for it first.
+        if seen.orphan.as_ref() == Some(&installed.release) && main.is_some() {
+            let launch = Launch::of(&self.ctx, installed)?;
+            // A full queue means that orders are on their way, which say more.
+            drop(handle.orders.try_send(Order::Adopt(Box::new(launch))));
+        }
+        Ok(Status { active: main.is_some(), main, restarts: seen.restarts })
+    }
+
+    /// The length of the log when the service was last started by order.
+    pub(super) async fn log_offset(&self, installed: &Installed) -> Result<u64, Failure> {
+        Ok(self.handle(installed).await?.seen().log_offset)
+    }
+
+    async fn order(&self, installed: &Installed, order: impl FnOnce(oneshot::Sender<Result<(), Failure>>) -> Order) -> Result<(), Failure> {
+        let gone = || failure(Cause::StartFailed, &format!("{}: the task that keeps it has ended", installed.title()));
+        let (done, answer) = oneshot::channel();
+        self.handle(installed).await?.orders.send(order(done)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    async fn handle(&self, installed: &Installed) -> Result<Handle, Failure> {
+        let name = &installed.component.name;
+        let mut keepers = self.keepers.lock().await;
+        if let Some(handle) = keepers.get(name) {
+            return Ok(handle.clone());
+        }
+        let seen = Arc::default();
+        let log = self.ctx.log_file(&installed.component);
+        let keeper = Keeper::recover(&self.ctx, self.launcher.clone(), name, log, Arc::clone(&seen)).await;
+        let keeper =
+            keeper.map_err(|e| failure(Cause::Disk, &format!("cannot read what is known of the service {name}: {}", chain(&e))))?;
+        let (orders, queue) = mpsc::channel(ORDERS_MAX);
+        tokio::spawn(keeper.run(queue));
+        let handle = Handle { orders, seen };
+        keepers.insert(name.clone(), handle.clone());
+        Ok(handle)
+    }
+}
+
+impl Handle {
+    fn seen(&self) -> Snapshot {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The last lines of a service's log behind an offset, as one line.
+pub(super) async fn log_tail(path: &Path, from: u64) -> String {
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || exec::tail_of_file(&path, from)).await.unwrap_or_default()
+}

@@ -1,0 +1,129 @@
+//! What is known of a supervised service on disk, and how its processes are
+//! found again. Everything here blocks.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use tidegate_protocol::{BootId, ReleaseRef};
+
+use crate::durable;
+use crate::service::process::{Process, Stat, pids};
+
+/// Set in the environment of a service, and inherited by what it starts.
+pub(super) const SPAWN_VARIABLE: &str = "TIDEGATE_SPAWN";
+/// The state file is small.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// The log is put aside at a start when it is larger.
+const LOG_BYTES_MAX: u64 = 10 * 1024 * 1024;
+/// Processes that outlive the service's main process get so long to end.
+const LINGER: Duration = Duration::from_secs(1);
+/// Killed processes are gone after so long, or stuck in the kernel.
+const KILLED: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The state file: first the intent to start (without a pid), then what started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    /// Pids mean nothing on another boot.
+    pub(super) boot_id: BootId,
+    /// Unique to this start, and in the environment of what it started.
+    pub(super) spawn: String,
+    /// None between the intent and the start.
+    pub(super) pid: Option<u32>,
+    /// With the pid.
+    pub(super) start_ticks: Option<u64>,
+    /// Since the last start by order.
+    pub(super) restarts: u32,
+    /// What was started.
+    pub(super) release: ReleaseRef,
+    /// Of the log, at the last start by order.
+    pub(super) log_offset: u64,
+}
+
+impl Kept {
+    pub(super) fn read(path: &Path) -> io::Result<Option<Self>> {
+        let Some(bytes) = durable::read_bounded(path, FILE_BYTES_MAX)? else { return Ok(None) };
+        Ok(Some(serde_json::from_slice(&bytes).map_err(io::Error::other)?))
+    }
+
+    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
+        if let Some(dir) = path.parent() {
+            durable::make_dir(dir, 0o700)?;
+        }
+        durable::replace(path, &serde_json::to_vec(self).map_err(io::Error::other)?, 0o600)
+    }
+
+    /// Finds the main process of this start, on this boot.
+    pub(super) fn find(&self) -> Option<Process> {
+        if let (Some(pid), Some(start_ticks)) = (self.pid, self.start_ticks) {
+            return Process::find(pid).filter(|process| process.start_ticks == start_ticks);
+        }
+        // The agent died between the start and its record. The main process is
+        // the session's leader; before it is one, it is the only process.
+        let mut found: Vec<(bool, Process)> = Vec::new();
+        for pid in pids().ok()? {
+            if has_token(pid, &self.spawn)
+                && let (Some(stat), Some(process)) = (Stat::read(pid), Process::find(pid))
+            {
+                found.push((stat.session != pid, process));
+            }
+        }
+        found.into_iter().min_by_key(|(follower, process)| (*follower, process.start_ticks)).map(|(_, process)| process)
+    }
+
+    /// Everything that this start has left running.
+    fn members(&self) -> Vec<Process> {
+        // A session's number is nobody's pid while anyone is in the session: if
+        // another process has that pid now, the session is empty.
+        let session = self.pid.filter(|pid| Stat::read(*pid).is_none_or(|stat| Some(stat.start_ticks) == self.start_ticks));
+        let all = pids().into_iter().flatten();
+        let ours = all.filter(|pid| has_token(*pid, &self.spawn) || (session.is_some() && Stat::read(*pid).map(|s| s.session) == session));
+        ours.filter_map(Process::find).collect()
+    }
+
+    /// Ends what is left when the main process is gone: a moment to end by
+    /// itself, then force. Returns those that cannot be killed.
+    pub(super) fn clear(&self) -> Vec<Process> {
+        let began = Instant::now();
+        loop {
+            let left = self.members();
+            if left.is_empty() || began.elapsed() > LINGER + KILLED {
+                return left;
+            }
+            if began.elapsed() > LINGER {
+                left.iter().for_each(|process| process.signal(Signal::KILL));
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// The environment of a process as it was started; unreadable counts as no.
+fn has_token(pid: u32, token: &str) -> bool {
+    let Ok(environ) = std::fs::read(format!("/proc/{pid}/environ")) else { return false };
+    let wanted = format!("{SPAWN_VARIABLE}={token}");
+    environ.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
+}
+
+/// Makes the log's directory, puts a large log aside, and says from which offset
+/// the next start writes.
+pub(super) fn prepare_log(path: &Path) -> io::Result<u64> {
+    if let Some(dir) = path.parent() {
+        durable::make_dir(dir, 0o750)?;
+    }
+    let length = match std::fs::metadata(path) {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error),
+    };
+    if length <= LOG_BYTES_MAX {
+        return Ok(length);
+    }
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".1");
+    std::fs::rename(path, PathBuf::from(aside))?;
+    Ok(0)
+}

@@ -1,0 +1,152 @@
+//! GET: the status and, if wanted, a text in the body. Redirects are not
+//! followed, for a redirect is what was seen.
+
+use http_body_util::{BodyExt, Empty};
+use hyper::Uri;
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+
+use super::{Attempt, Beside, connect, is_loopback};
+use crate::context::Context;
+use crate::error::chain;
+
+/// A body is read up to here, bytes; a wanted text must stand before it.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Of a body that a message quotes, characters.
+const EXCERPT_CHARS: usize = 120;
+
+/// Where to go, checked.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    uri: Uri,
+    host: String,
+    port: u16,
+}
+
+/// Reads a URL and asks local policy.
+pub(super) fn allowed(ctx: &Context, url: &str) -> Result<Target, String> {
+    let uri: Uri = url.parse().map_err(|_| format!("{url:?} is not a URL"))?;
+    if uri.scheme_str() != Some("http") {
+        return Err(format!("{url:?}: only http:// is spoken; test TLS with an `exec` test"));
+    }
+    let authority = uri.authority().ok_or_else(|| format!("{url:?} names no host"))?;
+    if authority.as_str().contains('@') {
+        return Err(format!("{url:?} carries a user name; ship a program and use an `exec` test"));
+    }
+    let host = authority.host().to_owned();
+    let port = authority.port_u16().unwrap_or(80);
+    if !is_loopback(&host) && !ctx.policy.urls.iter().any(|listed| covers(listed, &uri)) {
+        return Err(format!("{url} is not on this host: add it to urls in [policy] of agent.toml to let smoke tests call it"));
+    }
+    Ok(Target { uri, host, port })
+}
+
+/// Whether a listed URL has the same scheme and authority and a path above.
+fn covers(listed: &str, uri: &Uri) -> bool {
+    let Ok(listed) = listed.parse::<Uri>() else { return false };
+    let authority = |uri: &Uri| uri.authority().map(|a| (a.host().to_ascii_lowercase(), a.port_u16().unwrap_or(80)));
+    let below = listed.path().trim_end_matches('/');
+    listed.scheme() == uri.scheme()
+        && authority(&listed) == authority(uri)
+        && uri.path().strip_prefix(below).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+pub(super) async fn attempt(beside: &Beside<'_>, url: &str, status: u16, body: Option<&str>) -> Result<String, Attempt> {
+    let url = beside.expand(url)?;
+    let wanted = body.map(|text| beside.expand(text)).transpose()?;
+    let target = allowed(beside.ctx, &url).map_err(Attempt::Never)?;
+    let stream = connect(&target.host, target.port).await.map_err(|e| Attempt::Fail(format!("GET {url} → cannot connect: {e}")))?;
+    let (seen, text) = get(&target, stream).await.map_err(|e| Attempt::Fail(format!("GET {url} → {}", chain(&e))))?;
+    let excerpt = excerpt(&text);
+    if seen != status {
+        return Err(Attempt::Fail(format!("GET {url} → {seen}, {status} wanted{excerpt}")));
+    }
+    match wanted {
+        Some(wanted) if !text.contains(&wanted) => {
+            Err(Attempt::Fail(format!("GET {url} → {seen}, but no {wanted:?} in the body{excerpt}")))
+        }
+        _ => Ok(format!("GET {url} → {seen}")),
+    }
+}
+
+async fn get(target: &Target, stream: tokio::net::TcpStream) -> Result<(u16, String), hyper::Error> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let host = target.uri.authority().map_or("", |a| a.as_str());
+    let path = target.uri.path_and_query().map_or("/", |p| p.as_str());
+    let request = hyper::Request::get(path).header("host", host).header("user-agent", "tidegate-agent").header("connection", "close");
+    // Every part was parsed from a URL, so this cannot fail; if it does, the
+    // server answers an empty request with an error that is then seen.
+    let request = request.body(Empty::<Bytes>::new()).unwrap_or_default();
+    let exchange = async {
+        let mut response = sender.send_request(request).await?;
+        let mut body = Vec::new();
+        while body.len() < BODY_BYTES_MAX {
+            let Some(frame) = response.body_mut().frame().await else { break };
+            if let Some(data) = frame?.data_ref() {
+                let room = BODY_BYTES_MAX - body.len();
+                body.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
+            }
+        }
+        Ok((response.status().as_u16(), String::from_utf8_lossy(&body).into_owned()))
+    };
+    tokio::pin!(exchange);
+    tokio::pin!(connection);
+    // In one task: dropping the attempt drops the connection.
+    tokio::select! {
+        done = &mut exchange => done,
+        closed = &mut connection => {
+            closed?;
+            exchange.await
+        }
+    }
+}
+
+fn excerpt(text: &str) -> String {
+    let text = text.trim();
+    if text.is_empty() {
+        return String::new();
+    }
+    let cut: String = text.chars().take(EXCERPT_CHARS).collect();
+    let more = if cut.len() < text.len() { "…" } else { "" };
+    format!("; the body: {cut}{more}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::tests::{context, scratch};
+
+    #[test]
+    fn only_loopback_and_listed_urls_are_called() {
+        let dir = scratch();
+        let mut ctx = context(dir.path());
+        ctx.policy.urls = vec!["http://db.internal:9000/health".into(), "http://lb".into()];
+        let good = [
+            "http://127.0.0.1:8080/",
+            "http://127.9.9.9/",
+            "http://[::1]:81/x",
+            "http://localhost/x?y",
+            "http://db.internal:9000/health",
+            "http://DB.internal:9000/health/deep?x",
+            "http://lb:80/any",
+        ];
+        for url in good {
+            assert!(allowed(&ctx, url).is_ok(), "{url}");
+        }
+        let bad = [
+            "https://127.0.0.1/",
+            "http://10.0.0.1/",
+            "http://127.0.0.1@evil/",
+            "http://localhost.evil/",
+            "http://db.internal:9000/healthy",
+            "http://db.internal:9000/",
+            "http://db.internal:9001/health",
+            "http://lb.evil/",
+            "/x",
+            "127.0.0.1:80",
+        ];
+        for url in bad {
+            assert!(allowed(&ctx, url).is_err(), "{url}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! None of the denied texts is in the service's own messages since the swap,
+//! watched for a while.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Attempt, Beside};
+use crate::error::chain;
+use crate::exec::{self, ExecError, Mode, Program};
+use crate::service::Messages;
+
+/// Between two looks at a log file.
+const LOOK: Duration = Duration::from_millis(100);
+/// Kept of a line; a denied text must stand within so many bytes of it.
+const LINE_BYTES_MAX: usize = 16 * 1024;
+/// Read of a log file at once.
+const CHUNK_BYTES: u64 = 256 * 1024;
+
+pub(super) async fn attempt(beside: &Beside<'_>, deny: &[String], watch: Duration) -> Result<String, Attempt> {
+    let deny = deny.iter().map(|text| beside.expand(text)).collect::<Result<Vec<_>, _>>()?;
+    let mut scanner = Scanner::new(deny);
+    let messages = beside.services.messages(beside.installed).await.map_err(|e| Attempt::Never(e.message))?;
+    match messages {
+        Messages::Unit(unit) => in_journal(beside, &unit, watch, &mut scanner).await?,
+        Messages::File { path, from } => in_file(path, from, watch, &mut scanner).await?,
+    }
+    match scanner.found {
+        // A message does not go away again.
+        Some(line) => Err(Attempt::Never(format!("the service said {line:?}"))),
+        None => Ok(format!("none of {} texts within {} s", scanner.deny.len(), watch.as_secs_f32())),
+    }
+}
+
+/// The host's journal follows the unit for as long as is watched.
+async fn in_journal(beside: &Beside<'_>, unit: &str, watch: Duration, scanner: &mut Scanner) -> Result<(), Attempt> {
+    let since = beside.since.map_or_else(crate::service::unix_ms, |mark| mark.unix_ms);
+    let args = [
+        // The unit's own messages, not systemd's about it.
+        format!("_SYSTEMD_UNIT={unit}"),
+        format!("--since=@{}.{:03}", since / 1_000, since % 1_000),
+        "--output=cat".to_owned(),
+        "--follow".to_owned(),
+        "--no-tail".to_owned(),
+        "--no-pager".to_owned(),
+        "--quiet".to_owned(),
+    ];
+    let program = Program { path: "journalctl".into(), args: args.into() };
+    // It needs a moment to print what is there even if nothing is to be watched.
+    let watch = watch.max(Duration::from_millis(500));
+    let ran = exec::run_program(&program, Path::new("/"), Mode::Manager, None, watch, &mut |bytes| scanner.take(bytes)).await;
+    scanner.end();
+    match ran {
+        // Followed to the end of its time, or ended here for what it found.
+        Err(ExecError::Timeout { .. }) => Ok(()),
+        Ok(_) if scanner.found.is_some() => Ok(()),
+        Ok(ran) => Err(Attempt::Fail(format!("journalctl → {}; it said: {}", ran.end, ran.output))),
+        Err(error) => Err(Attempt::Fail(format!("cannot read the journal: {}", chain(&error)))),
+    }
+}
+
+/// The log of a supervised service, from where it was when it was started.
+async fn in_file(path: PathBuf, from: u64, watch: Duration, scanner: &mut Scanner) -> Result<(), Attempt> {
+    let deadline = Instant::now() + watch;
+    let mut at = from;
+    loop {
+        let last = Instant::now() >= deadline;
+        loop {
+            let (file, position) = (path.clone(), at);
+            let chunk =
+                tokio::task::spawn_blocking(move || read_from(&file, position)).await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+            let (bytes, length) = chunk.map_err(|e| Attempt::Fail(format!("cannot read {}: {e}", path.display())))?;
+            if length < at {
+                // It was put aside and begun anew.
+                at = 0;
+                continue;
+            }
+            at = at.saturating_add(bytes.len() as u64);
+            if bytes.is_empty() {
+                break;
+            }
+            if !scanner.take(&bytes) {
+                return Ok(());
+            }
+        }
+        if last {
+            scanner.end();
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK.min(deadline.saturating_duration_since(Instant::now()))).await;
+    }
+}
+
+/// A piece of a file from an offset on, and the file's length.
+fn read_from(path: &Path, at: u64) -> std::io::Result<(Vec<u8>, u64)> {
+    let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(at))?;
+    let mut bytes = Vec::new();
+    file.take(CHUNK_BYTES).read_to_end(&mut bytes)?;
+    Ok((bytes, length))
+}
+
+/// Looks for the first line with a denied text in bytes that come in pieces.
+struct Scanner {
+    deny: Vec<String>,
+    line: Vec<u8>,
+    found: Option<String>,
+}
+
+impl Scanner {
+    fn new(deny: Vec<String>) -> Self {
+        Self { deny, line: Vec::new(), found: None }
+    }
+
+    /// Returns false once something was found.
+    fn take(&mut self, bytes: &[u8]) -> bool {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let room = LINE_BYTES_MAX.saturating_sub(self.line.len());
+            self.line.extend_from_slice(piece.get(..room.min(piece.len())).unwrap_or_default());
+            if piece.ends_with(b"\n") {
+                self.end();
+            }
+        }
+        self.found.is_none()
+    }
+
+    /// The line ends here.
+    fn end(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        if self.found.is_none() {
+            let text = String::from_utf8_lossy(&line);
+            if self.deny.iter().any(|deny| text.contains(deny.as_str())) {
+                self.found = Some(text.trim().chars().take(300).collect());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denied_text_is_found_across_pieces_and_in_an_unfinished_line() {
+        let mut scanner = Scanner::new(vec!["FATAL".into()]);
+        assert!(scanner.take(b"all well\nFA"));
+        assert!(!scanner.take(b"TAL: no disk\nmore\n"));
+        assert_eq!(scanner.found.as_deref(), Some("FATAL: no disk"));
+
+        let mut scanner = Scanner::new(vec!["FATAL".into()]);
+        assert!(scanner.take(b"FA\nTAL\n"), "a line break stands between");
+        assert!(scanner.take(b"FATAL"));
+        scanner.end();
+        assert_eq!(scanner.found.as_deref(), Some("FATAL"));
+    }
+
+    #[test]
+    fn an_endless_line_is_not_kept() {
+        let mut scanner = Scanner::new(vec!["FATAL".into()]);
+        for _ in 0..1_000 {
+            assert!(scanner.take(&[b'x'; 4096]));
+        }
+        assert_eq!(scanner.line.len(), LINE_BYTES_MAX);
+    }
+}
