@@ -1,0 +1,351 @@
+//! The running agent: puts the parts together, and takes them down.
+//!
+//! Owns start-up order (lock, identity, ledger, services, link) and the end on a
+//! signal. Services keep running whatever becomes of this process.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tidegate_net::Identity;
+use tidegate_protocol::report::AgentFacts;
+use tidegate_protocol::{Assignment, BootId, ComponentName, HostName, Report};
+use tidegate_swap::{Record, State};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::config::Config;
+use crate::context::Context;
+use crate::driver::Driver;
+use crate::durable;
+use crate::error::{Exit, chain};
+use crate::facts::Facts;
+use crate::fetch::Depot;
+use crate::host::Host;
+use crate::ledger::{Ledger, LedgerError};
+use crate::link::{Inbox, Link};
+use crate::links::Links;
+use crate::manifest::Manifests;
+use crate::paths::{self, Paths};
+use crate::report::Reporter;
+use crate::service::Services;
+use crate::store::{Store, StoreError};
+use crate::tree::{TreeError, Trees};
+
+/// Between two reports until a controller says otherwise.
+const REPORT_EVERY_MS: u64 = 5_000;
+/// Shortest time between two reports.
+const REPORT_GAP: Duration = Duration::from_millis(100);
+/// For all supervised services to be found or started at the agent's start; those
+/// that take longer come up beside everything else.
+const START_WAIT: Duration = Duration::from_secs(15);
+/// For the goodbye to the controller.
+const GOODBYE: Duration = Duration::from_millis(300);
+const LABELS_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Why the agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A directory or file of the state.
+    #[error("{path} cannot be used")]
+    State {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another agent has it.
+    #[error("{path} is held by another agent: two agents never share one state directory")]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// No identity.
+    #[error("there is no identity in {path}; join the fleet with `tidegate-agent enroll`")]
+    Identity {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: tidegate_net::IdentityError,
+    },
+    /// An identity of something else.
+    #[error("the identity in {path} is not a host's; join the fleet with `tidegate-agent enroll`")]
+    NotAHost {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The boot id.
+    #[error("the kernel does not tell this boot's id")]
+    BootId,
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The release directory.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// Signals, sockets.
+    #[error("{what} cannot be had")]
+    System {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// No socket to dial from.
+    #[error(transparent)]
+    Net(#[from] tidegate_net::NetError),
+}
+
+/// The host name in the certificate.
+///
+/// # Errors
+/// [`StartError::Identity`], [`StartError::NotAHost`].
+pub fn host_name(paths: &Paths) -> Result<HostName, StartError> {
+    let path = paths.identity();
+    let identity = Identity::load(&path.join("host.crt"), &path.join("host.key"), &path.join("ca.crt"));
+    let own = identity.and_then(|identity| identity.own()).map_err(|source| StartError::Identity { path: path.clone(), source })?;
+    own.host().ok_or(StartError::NotAHost { path })
+}
+
+/// What operations know of this host, apart from labels.
+///
+/// # Errors
+/// [`StartError::BootId`].
+pub fn context(config: &Config, host: HostName, opt_dir: PathBuf) -> Result<Context, StartError> {
+    let system = config.paths.state == Path::new(paths::SYSTEM_STATE);
+    let booted = sd_notify::booted().unwrap_or(false) && rustix::process::geteuid().is_root();
+    Ok(Context {
+        host,
+        vars: config.vars.clone(),
+        labels: RwLock::new(read_labels(&config.paths)),
+        policy: config.policy.clone(),
+        boot_id: boot_id()?,
+        state_dir: config.paths.state.clone(),
+        opt_dir,
+        // Agents that share a machine (`--dir`) must not share unit names.
+        systemd: system && booted,
+    })
+}
+
+/// This boot.
+///
+/// # Errors
+/// [`StartError::BootId`].
+pub fn boot_id() -> Result<BootId, StartError> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|_| StartError::BootId)?;
+    text.trim().parse().map_err(|_| StartError::BootId)
+}
+
+fn read_labels(paths: &Paths) -> BTreeMap<String, String> {
+    let bytes = durable::read_bounded(&paths.labels(), LABELS_BYTES_MAX).ok().flatten().unwrap_or_default();
+    // The controller says them again with every welcome.
+    serde_json::from_slice(&bytes).unwrap_or_default()
+}
+
+/// One agent per state directory, for as long as the file is open.
+fn lock(paths: &Paths) -> Result<File, StartError> {
+    let path = paths.lock();
+    let state = |source| StartError::State { path: path.clone(), source };
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(state)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::Locked { path }),
+        Err(errno) => Err(state(errno.into())),
+    }
+}
+
+/// A number made once per installation.
+fn instance(paths: &Paths) -> Result<u64, StartError> {
+    let path = paths.instance();
+    let state = |source| StartError::State { path: path.clone(), source };
+    let known = durable::read_bounded(&path, 64).map_err(state)?;
+    if let Some(known) = known.and_then(|bytes| String::from_utf8(bytes).ok()).and_then(|text| u64::from_str_radix(text.trim(), 16).ok()) {
+        return Ok(known);
+    }
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|e| state(e.into()))?;
+    let number = u64::from_le_bytes(bytes);
+    durable::replace(&path, format!("{number:016x}\n").as_bytes(), 0o600).map_err(state)?;
+    Ok(number)
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps the agent from starting.
+pub async fn run(config: Config) -> Result<(), Exit> {
+    start(config).await.map_err(|error| Exit::error(&error))
+}
+
+async fn start(config: Config) -> Result<(), StartError> {
+    let system = |what| move |source| StartError::System { what, source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("the signal SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("the signal SIGINT"))?;
+    let state = config.paths.state.clone();
+    durable::make_dir(&state, 0o700).map_err(|source| StartError::State { path: state.clone(), source })?;
+    let _lock = lock(&config.paths)?;
+    let host_name = host_name(&config.paths)?;
+    let trees = Trees::open(&config.paths.opt)?;
+    let ctx = Arc::new(context(&config, host_name.clone(), trees.root().to_owned())?);
+    let agent = AgentFacts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot_id: ctx.boot_id.clone(),
+        instance: instance(&config.paths)?,
+        arch: std::env::consts::ARCH.to_owned(),
+    };
+    tracing::info!(host = %host_name, version = agent.version, config = %config.paths.config.display(), "agent starts");
+    if config.trust.threshold == 0 {
+        tracing::warn!("releases are not verified against publisher signatures (threshold = 0 in {})", config.paths.config.display());
+    }
+    let (connection, connected) = watch::channel(None);
+    let host = Arc::new(Host {
+        services: Services::new(ctx.clone()),
+        ledger: Ledger::open(config.paths.ledger())?,
+        store: Store::open(config.paths.store())?,
+        trees,
+        links: Links::new(config.paths.links(), config.policy.paths.clone()),
+        manifests: Manifests::new(config.paths.manifests()),
+        depot: Depot::new(connected),
+        staging: tokio::sync::RwLock::new(()),
+        ctx,
+    });
+    let changed = Arc::new(Notify::new());
+    let driver = Arc::new(Mutex::new(Driver::new(host.clone(), changed.clone())));
+    recover(&host, &driver).await?;
+    let (made, reports) = watch::channel(None);
+    let (report_every, every) = watch::channel(REPORT_EVERY_MS);
+    let inbox = Arc::new(Desk { driver: driver.clone(), host: host.clone(), paths: config.paths.clone() });
+    let link = Link { controllers: config.controllers, identity: config.paths.identity(), agent, reports, connection, report_every, inbox };
+    let ready = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    if let Err(error) = ready {
+        tracing::warn!(%error, "systemd was not told that the agent is ready");
+    }
+    let ended = tokio::select! {
+        ended = link.run() => ended.map_err(StartError::from),
+        () = report(&host, &driver, &changed, made, every) => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("agent ends; services keep running");
+    let driver = std::mem::replace(&mut *held(&driver), Driver::new(host, changed));
+    let _ = timeout(GOODBYE, driver.shutdown()).await;
+    ended
+}
+
+fn held(driver: &Mutex<Driver>) -> std::sync::MutexGuard<'_, Driver> {
+    // A panic while it was held leaves whole values behind.
+    driver.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Goes on from the ledger. Swaps under way first: their leases run. Then the
+/// standing releases' services, and their machines once those run.
+async fn recover(host: &Arc<Host>, driver: &Mutex<Driver>) -> Result<(), StartError> {
+    let ledger = host.ledger.clone();
+    let records = tokio::task::spawn_blocking(move || ledger.read_all()).await;
+    let records = records.map_err(|e| StartError::System { what: "a thread", source: e.into() })??;
+    let under_way = |record: &Record| matches!(record.state, State::Swapping(_) | State::Probation | State::Reverting(..));
+    let (moving, standing): (Vec<_>, Vec<_>) = records.into_iter().partition(|(_, record)| record.as_ref().is_ok_and(under_way));
+    held(driver).recover(moving);
+    let mut starts = JoinSet::new();
+    for (component, record) in &standing {
+        if let Ok(record) = record {
+            starts.spawn(ensure_running(host.clone(), component.clone(), record.clone()));
+        }
+    }
+    if timeout(START_WAIT, async { while starts.join_next().await.is_some() {} }).await.is_err() {
+        tracing::warn!("not all services came up within {} s; going on", START_WAIT.as_secs());
+    }
+    starts.detach_all();
+    held(driver).recover(standing);
+    Ok(())
+}
+
+/// The release to be on when nothing is under way runs.
+async fn ensure_running(host: Arc<Host>, component: ComponentName, record: Record) {
+    let (trees, name) = (host.trees.clone(), component.clone());
+    let current = tokio::task::spawn_blocking(move || trees.read_current(&name)).await;
+    let installed = match current {
+        Ok(Ok(Some(installed))) => installed,
+        Ok(Ok(None)) => return,
+        Ok(Err(error)) => {
+            tracing::error!(%component, error = chain(&error), "what should run cannot be told");
+            return;
+        }
+        Err(_) => return,
+    };
+    let healthy = matches!(record.state, State::Healthy);
+    if record.standing.as_ref() != Some(&installed.release) && !healthy {
+        return;
+    }
+    if let Err(failure) = host.services.ensure_running(&installed).await {
+        tracing::error!(%component, cause = %failure.cause, error = failure.message, "the service does not run");
+    }
+}
+
+/// Makes a report at every change and every few seconds.
+async fn report(
+    host: &Arc<Host>,
+    driver: &Mutex<Driver>,
+    changed: &Notify,
+    made: watch::Sender<Option<Arc<Report>>>,
+    mut every: watch::Receiver<u64>,
+) {
+    let mut reporter = Reporter::new(host.clone());
+    let mut facts = Facts::new(host.ctx.opt_dir.clone());
+    loop {
+        let began = Instant::now();
+        let seen = held(driver).seen();
+        let own = facts.host();
+        let report = reporter.report(seen, own, &mut |process| facts.service(process.pid).into()).await;
+        made.send_replace(Some(Arc::new(report)));
+        let next = began + Duration::from_millis(*every.borrow_and_update());
+        tokio::select! {
+            () = changed.notified() => {}
+            // A link came up, or wants another pace.
+            changed = every.changed() => if changed.is_err() { return },
+            () = sleep_until(next) => {}
+        }
+        sleep_until(began + REPORT_GAP).await;
+    }
+}
+
+/// Takes the controller's words.
+struct Desk {
+    driver: Arc<Mutex<Driver>>,
+    host: Arc<Host>,
+    paths: Paths,
+}
+
+impl Inbox for Desk {
+    fn assign(&self, assignment: Assignment) {
+        held(&self.driver).assign(assignment);
+    }
+
+    fn labels(&self, labels: BTreeMap<String, String>) {
+        {
+            let mut known = self.host.ctx.labels.write().unwrap_or_else(PoisonError::into_inner);
+            if *known == labels {
+                return;
+            }
+            known.clone_from(&labels);
+        }
+        let path = self.paths.labels();
+        // For restarts without a controller; written beside everything else.
+        drop(tokio::task::spawn_blocking(move || {
+            let bytes = serde_json::to_vec(&labels).map_err(io::Error::other);
+            if let Err(error) = bytes.and_then(|bytes| durable::replace(&path, &bytes, 0o600)) {
+                tracing::warn!(%error, "the labels were not kept");
+            }
+        }));
+    }
+}

@@ -1,0 +1,366 @@
+//! Drives the machines: one task per component, which performs what its machine
+//! asks for and tells it what happened.
+//!
+//! Owns: the order persist → effect, timers on a clock that counts suspend,
+//! calling an operation back. Must not: decide anything about a swap.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tidegate_protocol::limits::COMPONENTS_MAX;
+use tidegate_protocol::report::{Failure, Progress};
+use tidegate_protocol::{Assignment, Cause, ComponentName, Generation, Timestamp};
+use tidegate_swap::{Action, Event, Machine, Op, OpId, Outcome, Record, State, Step};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use crate::error::{chain, failure};
+use crate::failpoint;
+use crate::host::Host;
+use crate::ledger;
+use crate::ops;
+use crate::service::{since_boot, unix_ms};
+use crate::work::{Counters, Leash, scope};
+
+/// Longest sleep on the runtime's clock, which stands still in suspend.
+const SLICE: Duration = Duration::from_secs(1);
+
+/// What a component's task shows of it.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// As the machine says.
+    pub progress: Progress,
+    /// Durable; none when it could not be read, and then nothing is done.
+    pub record: Option<Record>,
+    /// The newest assignment, even if nothing can be done about it.
+    pub generation: Generation,
+    /// Why nothing can be done.
+    pub failure: Option<Failure>,
+}
+
+/// One component's task, from outside.
+struct Handle {
+    assign: watch::Sender<Option<Assignment>>,
+    snapshot: watch::Receiver<Snapshot>,
+    counters: Arc<Counters>,
+}
+
+/// All components of the host.
+pub struct Driver {
+    host: Arc<Host>,
+    handles: BTreeMap<ComponentName, Handle>,
+    tasks: JoinSet<()>,
+    changed: Arc<Notify>,
+}
+
+/// One component as the report sees it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Which.
+    pub component: ComponentName,
+    /// What its task shows.
+    pub snapshot: Snapshot,
+    /// Verified while staging, bytes.
+    pub staged_bytes: u64,
+    /// Over the wire, bytes.
+    pub fetched_bytes: u64,
+}
+
+impl Driver {
+    /// No component yet. `changed` is told of everything the controller should see.
+    #[must_use]
+    pub fn new(host: Arc<Host>, changed: Arc<Notify>) -> Self {
+        Self { host, handles: BTreeMap::new(), tasks: JoinSet::new(), changed }
+    }
+
+    /// Goes on from the ledger. A record that does not read stops its component only.
+    pub fn recover(&mut self, records: Vec<ledger::Entry>) {
+        for (component, record) in records {
+            match record {
+                Ok(record) => {
+                    let machine = Machine::recover(record, self.host.ctx.boot_id.clone(), since_boot(), unix_ms());
+                    self.begin(component, machine);
+                }
+                Err(error) => {
+                    let text = chain(&error);
+                    tracing::error!(%component, error = text, "this component is left alone");
+                    self.stand_still(component, &text);
+                }
+            }
+        }
+    }
+
+    /// Takes the controller's word. Only the newest of one component waits.
+    pub fn assign(&mut self, assignment: Assignment) {
+        let component = assignment.component.clone();
+        if !self.handles.contains_key(&component) {
+            if self.handles.len() >= COMPONENTS_MAX {
+                tracing::error!(%component, "assignment ignored: this host has {COMPONENTS_MAX} components already");
+                return;
+            }
+            let machine = Machine::new(component.clone(), self.host.ctx.boot_id.clone());
+            self.begin(component.clone(), machine);
+        }
+        let Some(handle) = self.handles.get(&component) else { return };
+        let rank = |a: &Assignment| (a.generation, a.phase);
+        handle.assign.send_if_modified(|waiting| {
+            let newer = waiting.as_ref().is_none_or(|old| rank(old) <= rank(&assignment));
+            if newer {
+                *waiting = Some(assignment);
+            }
+            newer
+        });
+    }
+
+    /// All components, in order of name.
+    #[must_use]
+    pub fn seen(&self) -> Vec<Seen> {
+        let look = |(component, handle): (&ComponentName, &Handle)| Seen {
+            component: component.clone(),
+            snapshot: handle.snapshot.borrow().clone(),
+            staged_bytes: handle.counters.staged.load(Ordering::Relaxed),
+            fetched_bytes: handle.counters.fetched.load(Ordering::Relaxed),
+        };
+        self.handles.iter().map(look).collect()
+    }
+
+    /// Stops driving: operations are called back, services and the ledger stay.
+    pub async fn shutdown(mut self) {
+        self.tasks.shutdown().await;
+    }
+
+    fn begin(&mut self, component: ComponentName, machine: Machine) {
+        let (assign, assigned) = watch::channel(None);
+        let (show, snapshot) = watch::channel(shown(&machine));
+        let counters = Arc::new(Counters::default());
+        let actor = Actor {
+            host: self.host.clone(),
+            component: component.clone(),
+            machine,
+            counters: counters.clone(),
+            show,
+            changed: self.changed.clone(),
+            running: None,
+        };
+        self.tasks.spawn(actor.run(assigned));
+        self.handles.insert(component, Handle { assign, snapshot, counters });
+    }
+
+    /// A task that does nothing but answer every assignment with the failure.
+    fn stand_still(&mut self, component: ComponentName, why: &str) {
+        let (assign, mut assigned) = watch::channel::<Option<Assignment>>(None);
+        let still =
+            Snapshot { progress: Progress::Failed, record: None, generation: Generation::ZERO, failure: Some(failure(Cause::Disk, why)) };
+        let (show, snapshot) = watch::channel(still);
+        let changed = self.changed.clone();
+        self.tasks.spawn(async move {
+            while assigned.changed().await.is_ok() {
+                let generation = assigned.borrow_and_update().as_ref().map_or(Generation::ZERO, |a| a.generation);
+                show.send_modify(|shown| shown.generation = generation);
+                changed.notify_one();
+            }
+        });
+        self.handles.insert(component, Handle { assign, snapshot, counters: Arc::default() });
+    }
+}
+
+fn shown(machine: &Machine) -> Snapshot {
+    let record = machine.record().clone();
+    let generation = record.assignment.as_ref().map_or(Generation::ZERO, |a| a.generation);
+    Snapshot { progress: machine.progress(), record: Some(record), generation, failure: None }
+}
+
+type Work = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// The operation under way.
+struct Running {
+    id: OpId,
+    name: &'static str,
+    work: Work,
+    leash: Leash,
+}
+
+struct Actor {
+    host: Arc<Host>,
+    component: ComponentName,
+    machine: Machine,
+    counters: Arc<Counters>,
+    show: watch::Sender<Snapshot>,
+    changed: Arc<Notify>,
+    running: Option<Running>,
+}
+
+/// What woke the task.
+enum Woken {
+    Assigned(Option<Assignment>),
+    Done(Outcome),
+    Late,
+    Ended,
+}
+
+impl Actor {
+    async fn run(mut self, mut assigned: watch::Receiver<Option<Assignment>>) {
+        loop {
+            self.act().await;
+            match self.wait(&mut assigned).await {
+                Woken::Assigned(Some(assignment)) => self.tell(Event::Assigned(assignment)),
+                Woken::Assigned(None) => {}
+                Woken::Done(outcome) => self.done(outcome).await,
+                Woken::Late => {
+                    let due = self.machine.poll_timeout().is_some_and(|at| at <= since_boot());
+                    if due {
+                        self.tell(Event::Timeout);
+                    }
+                }
+                Woken::Ended => return,
+            }
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.machine.handle(since_boot(), unix_ms(), event);
+    }
+
+    async fn wait(&mut self, assigned: &mut watch::Receiver<Option<Assignment>>) -> Woken {
+        let left = self.machine.poll_timeout().map(|at| left(at, since_boot()));
+        let work = async {
+            match self.running.as_mut() {
+                Some(running) => running.work.as_mut().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            changed = assigned.changed() => match changed {
+                Ok(()) => Woken::Assigned(assigned.borrow_and_update().clone()),
+                Err(_) => Woken::Ended,
+            },
+            outcome = work => Woken::Done(outcome),
+            () = async {
+                match left {
+                    Some(left) => tokio::time::sleep(left).await,
+                    None => std::future::pending().await,
+                }
+            } => Woken::Late,
+        }
+    }
+
+    /// Performs everything the machine asks for now.
+    async fn act(&mut self) {
+        while let Some(action) = self.machine.poll_action() {
+            match action {
+                Action::Persist(record) => self.persist(record).await,
+                Action::Run(id, op) => self.start(id, op),
+                Action::Cancel(id) => {
+                    if let Some(running) = self.running.take_if(|running| running.id == id) {
+                        tracing::info!(component = %self.component, op = running.name, "called back");
+                        drop(running.work);
+                        running.leash.end().await;
+                    }
+                }
+                Action::Report => {}
+            }
+        }
+        let now = shown(&self.machine);
+        let news = self.show.send_if_modified(|shown| {
+            let news = shown.record != now.record || shown.progress != now.progress;
+            if news {
+                *shown = now;
+            }
+            news
+        });
+        if news {
+            self.changed.notify_one();
+        }
+    }
+
+    async fn persist(&mut self, record: Record) {
+        let state = state_name(&record.state);
+        tracing::info!(component = %self.component, generation = %generation(&record), state, "ledger");
+        failpoint::hit(|| format!("agent.persist.before.{state}"));
+        let ledger = self.host.ledger.clone();
+        let written = tokio::task::spawn_blocking(move || ledger.write(&record)).await;
+        failpoint::hit(|| format!("agent.persist.after.{state}"));
+        let event = match written {
+            Ok(Ok(())) => Event::Persisted,
+            Ok(Err(error)) => Event::PersistFailed(chain(&error)),
+            Err(error) => Event::PersistFailed(error.to_string()),
+        };
+        if let Event::PersistFailed(error) = &event {
+            tracing::error!(component = %self.component, error, "the ledger cannot be written");
+        }
+        self.tell(event);
+    }
+
+    fn start(&mut self, id: OpId, op: Op) {
+        let name = ops::name(&op);
+        tracing::debug!(component = %self.component, op = name, "begins");
+        failpoint::hit(|| format!("agent.op.before.{name}"));
+        let (scope, leash) = scope(self.counters.clone());
+        let work = Box::pin(ops::perform(self.host.clone(), self.component.clone(), op, scope));
+        self.running = Some(Running { id, name, work, leash });
+    }
+
+    async fn done(&mut self, outcome: Outcome) {
+        let Some(running) = self.running.take() else { return };
+        failpoint::hit(|| format!("agent.op.after.{}", running.name));
+        match &outcome {
+            Outcome::Failed(failure) | Outcome::Smoke { failure: Some(failure), .. } => {
+                tracing::warn!(component = %self.component, op = running.name, cause = %failure.cause, error = failure.message, "failed");
+            }
+            _ => tracing::debug!(component = %self.component, op = running.name, "done"),
+        }
+        drop(running.work);
+        running.leash.end().await;
+        self.tell(Event::Done(running.id, outcome));
+    }
+}
+
+/// How long to sleep until then, at most a slice. Never nothing: a machine that
+/// would not move its deadline must not spin.
+fn left(at: Timestamp, now: Timestamp) -> Duration {
+    Duration::from_millis(at.since(now).0.max(1)).min(SLICE)
+}
+
+fn generation(record: &Record) -> Generation {
+    record.assignment.as_ref().map_or(Generation::ZERO, |a| a.generation)
+}
+
+/// A state for logs and failpoints.
+#[must_use]
+pub fn state_name(state: &State) -> &'static str {
+    match state {
+        State::Idle => "idle",
+        State::Checking => "checking",
+        State::Checked => "checked",
+        State::Staging => "staging",
+        State::Staged => "staged",
+        State::Cancelled => "cancelled",
+        State::Failed(_) => "failed",
+        State::Swapping(step) => match step {
+            Step::Drain => "swapping-drain",
+            Step::Fetch => "swapping-fetch",
+            Step::Flip => "swapping-flip",
+            Step::Activate => "swapping-activate",
+            Step::Smoke => "swapping-smoke",
+            Step::Undrain => "swapping-undrain",
+        },
+        State::Probation => "probation",
+        State::Healthy => "healthy",
+        State::Confirmed => "confirmed",
+        State::Reverting(step, _) => match step {
+            Step::Drain => "reverting-drain",
+            Step::Fetch => "reverting-fetch",
+            Step::Flip => "reverting-flip",
+            Step::Activate => "reverting-activate",
+            Step::Smoke => "reverting-smoke",
+            Step::Undrain => "reverting-undrain",
+        },
+        State::Reverted { .. } => "reverted",
+        State::RevertFailed(_) => "revert-failed",
+    }
+}

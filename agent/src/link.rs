@@ -1,0 +1,250 @@
+//! The link to the controller: connect, hello, then reports up and assignments
+//! down until it breaks, and again.
+//!
+//! Owns: which controller is tried when, and what of a session reaches the rest
+//! of the agent. Must not: hold anything up. While there is no link everything
+//! local goes on; what is sent is always the newest report, never a queue.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_net::quinn::{Connection, Endpoint};
+use tidegate_net::{Caller, FrameReceiver, FrameSender, Identity, NetError, StreamError, client, client_config, close, connect, explain};
+use tidegate_protocol::limits::CONTROL_FRAME_BYTES_MAX;
+use tidegate_protocol::message::{ToAgent, ToController, VERSIONS};
+use tidegate_protocol::report::AgentFacts;
+use tidegate_protocol::{Assignment, Report};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::error::chain;
+use crate::failpoint;
+
+/// First and longest pause between two tries; doubled in between, each shortened
+/// by a random part so that a fleet does not come back in one instant.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+/// From hello to welcome.
+const WELCOME: Duration = Duration::from_secs(10);
+/// What a controller may ask for between two reports.
+const REPORT_EVERY_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
+
+/// What the rest of the agent is told.
+pub trait Inbox: Send + Sync {
+    /// Desired state of one component. Must not block.
+    fn assign(&self, assignment: Assignment);
+    /// The host's labels, whole. Must not block.
+    fn labels(&self, labels: BTreeMap<String, String>);
+}
+
+/// Why a session ended or did not come about.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("cannot read the identity")]
+    Identity(#[source] tidegate_net::IdentityError),
+    #[error("{0}")]
+    Task(String),
+    #[error(transparent)]
+    Net(#[from] NetError),
+    #[error("the control stream broke")]
+    Stream(#[from] StreamError),
+    #[error("the controller refused this agent: {0}")]
+    Refused(String),
+    #[error("the controller sent no welcome within {} s", WELCOME.as_secs())]
+    NoWelcome,
+    #[error("the controller's first message is not a welcome")]
+    Unexpected,
+    #[error("the controller speaks version {0}, this agent {min} to {max}", min = VERSIONS.min, max = VERSIONS.max)]
+    Version(u16),
+    #[error("the controller ended the control stream")]
+    Ended,
+}
+
+impl SessionError {
+    /// Trying again at once is useless.
+    fn patient(&self) -> bool {
+        match self {
+            Self::Net(NetError::Closed { code, .. }) => {
+                [close::REFUSED, close::REVOKED, close::CONFLICT].iter().any(|c| c.into_inner() == *code)
+            }
+            Self::Refused(_) | Self::Version(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// The agent's side of the link.
+pub struct Link {
+    /// `HOST:PORT`, in the order to try.
+    pub controllers: Vec<String>,
+    /// Holds `host.crt`, `host.key`, `ca.crt`; read at every try.
+    pub identity: PathBuf,
+    /// For the hello.
+    pub agent: AgentFacts,
+    /// The newest report.
+    pub reports: watch::Receiver<Option<Arc<Report>>>,
+    /// Set to the connection while a session stands.
+    pub connection: watch::Sender<Option<Connection>>,
+    /// Between two reports without a change, milliseconds.
+    pub report_every: watch::Sender<u64>,
+    /// What a controller says.
+    pub inbox: Arc<dyn Inbox>,
+}
+
+impl Link {
+    /// Keeps the link until dropped.
+    ///
+    /// # Errors
+    /// No UDP socket could be had.
+    pub async fn run(mut self) -> Result<(), NetError> {
+        let endpoint = client(None)?;
+        let mut said = String::new();
+        let mut backoff = BACKOFF.0;
+        let controllers = std::mem::take(&mut self.controllers);
+        for controller in controllers.iter().cycle() {
+            let mut welcomed = false;
+            let ended = self.session(&endpoint, controller, &mut welcomed).await;
+            self.connection.send_replace(None);
+            let error = match ended {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            if welcomed {
+                backoff = BACKOFF.0;
+                said.clear();
+            }
+            if error.patient() {
+                backoff = BACKOFF.1;
+            }
+            let text = chain(&error);
+            // Said once, not every few seconds for as long as a controller is away.
+            if text == said {
+                tracing::debug!(%controller, error = text, "no link to the controller");
+            } else if welcomed {
+                tracing::info!(%controller, reason = text, "the link to the controller ended; everything local goes on");
+            } else {
+                tracing::warn!(%controller, error = text, "no link to the controller; trying on");
+                said = text;
+            }
+            tokio::time::sleep(jittered(backoff)).await;
+            backoff = (backoff * 2).min(BACKOFF.1);
+        }
+        Ok(())
+    }
+
+    async fn session(
+        &mut self,
+        endpoint: &Endpoint,
+        controller: &str,
+        welcomed: &mut bool,
+    ) -> Result<std::convert::Infallible, SessionError> {
+        let dir = self.identity.clone();
+        let load = move || Identity::load(&dir.join("host.crt"), &dir.join("host.key"), &dir.join("ca.crt"));
+        let identity = tokio::task::spawn_blocking(load).await.map_err(|e| SessionError::Task(e.to_string()))?;
+        let identity = identity.map_err(SessionError::Identity)?;
+        let connection = connect(endpoint, client_config(Caller::Known(&identity))?, controller).await?;
+        let guard = CloseOnDrop(connection.clone());
+        let ended = self.talk(&connection, controller, welcomed).await;
+        drop(guard);
+        // The close code says more than a broken stream.
+        Err(match (ended, connection.close_reason()) {
+            (SessionError::Stream(_) | SessionError::Ended, Some(reason)) => {
+                let told = explain(connection.remote_address(), &reason);
+                if matches!(reason, tidegate_net::quinn::ConnectionError::LocallyClosed) { SessionError::Ended } else { told.into() }
+            }
+            (ended, _) => ended,
+        })
+    }
+
+    async fn talk(&mut self, connection: &Connection, controller: &str, welcomed: &mut bool) -> SessionError {
+        match self.greet(connection, controller).await {
+            Ok((sender, receiver)) => {
+                *welcomed = true;
+                self.connection.send_replace(Some(connection.clone()));
+                let reports = self.reports.clone();
+                tokio::select! {
+                    error = read(receiver, &*self.inbox) => error,
+                    error = write(sender, reports) => error,
+                }
+            }
+            Err(error) => error,
+        }
+    }
+
+    async fn greet(&mut self, connection: &Connection, controller: &str) -> Result<(FrameSender, FrameReceiver), SessionError> {
+        let opened = connection.open_bi().await.map_err(|error| explain(connection.remote_address(), &error))?;
+        let (mut sender, mut receiver) = (FrameSender::new(opened.0), FrameReceiver::new(opened.1));
+        let first = self.reports.wait_for(Option::is_some).await.map_err(|_| SessionError::Ended)?.clone();
+        let report = first.as_deref().ok_or(SessionError::Ended)?.clone();
+        let hello = ToController::Hello { versions: VERSIONS, agent: self.agent.clone(), report };
+        sender.send(&hello, CONTROL_FRAME_BYTES_MAX).await?;
+        let answer =
+            timeout(WELCOME, receiver.receive::<ToAgent>(CONTROL_FRAME_BYTES_MAX)).await.map_err(|_| SessionError::NoWelcome)??;
+        match answer {
+            Some(ToAgent::Welcome { version, host, report_every_ms, labels }) => {
+                if !(VERSIONS.min..=VERSIONS.max).contains(&version) {
+                    return Err(SessionError::Version(version));
+                }
+                tracing::info!(%controller, %host, version, "linked to the controller");
+                self.report_every.send_replace(report_every_ms.clamp(*REPORT_EVERY_MS.start(), *REPORT_EVERY_MS.end()));
+                self.inbox.labels(labels);
+                Ok((sender, receiver))
+            }
+            Some(ToAgent::Refused { reason }) => Err(SessionError::Refused(tidegate_protocol::report::bounded(&reason))),
+            Some(_) => Err(SessionError::Unexpected),
+            None => Err(SessionError::Ended),
+        }
+    }
+}
+
+async fn read(mut receiver: FrameReceiver, inbox: &dyn Inbox) -> SessionError {
+    loop {
+        match receiver.receive::<ToAgent>(CONTROL_FRAME_BYTES_MAX).await {
+            Ok(Some(ToAgent::Assign(assignment))) => {
+                let (generation, phase) = (assignment.generation, assignment.phase);
+                tracing::info!(component = %assignment.component, %generation, ?phase, rollout = %assignment.rollout, "assigned");
+                inbox.assign(assignment);
+            }
+            Ok(Some(ToAgent::Labels(labels))) => inbox.labels(labels),
+            Ok(Some(ToAgent::Refused { reason })) => return SessionError::Refused(tidegate_protocol::report::bounded(&reason)),
+            Ok(Some(ToAgent::Welcome { .. })) => return SessionError::Unexpected,
+            Ok(None) => return SessionError::Ended,
+            Err(error) => return error.into(),
+        }
+    }
+}
+
+/// Sends the newest report whenever there is a newer one; whoever makes them
+/// bounds how often.
+async fn write(mut sender: FrameSender, mut reports: watch::Receiver<Option<Arc<Report>>>) -> SessionError {
+    reports.mark_changed();
+    loop {
+        if reports.changed().await.is_err() {
+            // The agent ends; the connection is closed by whoever ends it.
+            return std::future::pending().await;
+        }
+        let Some(report) = reports.borrow_and_update().clone() else { continue };
+        failpoint::hit(|| "agent.report.before".into());
+        if let Err(error) = sender.send(&ToController::Report((*report).clone()), CONTROL_FRAME_BYTES_MAX).await {
+            return error.into();
+        }
+    }
+}
+
+struct CloseOnDrop(Connection);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close(close::SHUTDOWN, b"");
+    }
+}
+
+/// Between half of it and all of it.
+fn jittered(backoff: Duration) -> Duration {
+    let mut random = [0; 4];
+    // Without random bytes there is no jitter, and that is all.
+    let _ = getrandom::fill(&mut random);
+    let half = backoff / 2;
+    half + half.mul_f64(f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX))
+}

@@ -1,0 +1,199 @@
+//! The operations that the machine asks for, each as one future that can be
+//! dropped at any await. Every one is idempotent: after a crash it runs again.
+//!
+//! Must not decide what comes next: that is the machine's.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_protocol::report::Failure;
+use tidegate_protocol::{Cause, ComponentName, ReleaseRef, Target};
+use tidegate_swap::{Op, Outcome, Restart};
+
+use crate::context::Installed;
+use crate::error::failure;
+use crate::host::Host;
+use crate::service::{same_service, started_since};
+use crate::work::Scope;
+use crate::{exec, preflight, smoke, stage};
+
+/// Of a `check` command.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
+/// Of a `before` or `after` hook: draining a load balancer takes its time.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The operation's name for logs and failpoints.
+#[must_use]
+pub fn name(op: &Op) -> &'static str {
+    match op {
+        Op::Preflight { .. } => "preflight",
+        Op::Stage { .. } => "stage",
+        Op::Check { .. } => "check",
+        Op::Observe { .. } => "observe",
+        Op::Before { .. } => "before",
+        Op::Flip { .. } => "flip",
+        Op::Activate { .. } => "activate",
+        Op::Smoke { .. } => "smoke",
+        Op::After { .. } => "after",
+        Op::Collect { .. } => "collect",
+    }
+}
+
+/// Runs one operation to its end.
+pub async fn perform(host: Arc<Host>, component: ComponentName, op: Op, scope: Scope) -> Outcome {
+    let done = match op {
+        Op::Preflight { target, current, accept_drift } => {
+            preflight::check(&host, &component, preflight::Request { target, current, accept_drift }, &scope).await
+        }
+        Op::Stage { target } => stage::stage(&host, &component, &target, &scope).await,
+        Op::Check { target } => command(&host, &component, &target, Command::Check, &scope).await,
+        Op::Before { target } => command(&host, &component, &target, Command::Before, &scope).await,
+        Op::After { target } => command(&host, &component, &target, Command::After, &scope).await,
+        Op::Observe { current } => return observe(&host, &component, current, &scope).await,
+        Op::Flip { to } => flip(&host, &component, to, &scope).await,
+        Op::Activate { to, from, restart } => activate(&host, &component, &to, &from, &restart, &scope).await,
+        Op::Smoke { target, integration, since } => match installed(&host, &component, &target, &scope).await {
+            Ok(installed) => {
+                let (results, failure) = smoke::run(&host.ctx, &host.services, &installed, integration, &since).await;
+                return Outcome::Smoke { results, failure };
+            }
+            Err(failure) => return Outcome::Smoke { results: Vec::new(), failure: Some(failure) },
+        },
+        Op::Collect { keep } => collect(&host, &component, keep, &scope).await,
+    };
+    done.map_or_else(Outcome::Failed, |()| Outcome::Ok)
+}
+
+/// The laid-out tree of a release.
+async fn installed(host: &Arc<Host>, component: &ComponentName, release: &ReleaseRef, scope: &Scope) -> Result<Installed, Failure> {
+    let gone = failure(Cause::Verify, &format!("{component} of {} is not laid out on this host any more; stage it again", release.id));
+    let (trees, name, wanted) = (host.trees.clone(), component.clone(), release.clone());
+    scope.blocking(move |_| trees.locate(&name, &wanted).map_err(|e| e.failure())).await?.ok_or(gone)
+}
+
+#[derive(Clone, Copy)]
+enum Command {
+    Check,
+    Before,
+    After,
+}
+
+async fn command(host: &Arc<Host>, component: &ComponentName, release: &ReleaseRef, which: Command, scope: &Scope) -> Result<(), Failure> {
+    let installed = installed(host, component, release, scope).await?;
+    let (argv, what, timeout, cause) = match which {
+        Command::Check => (&installed.component.check, "the check", CHECK_TIMEOUT, Cause::Verify),
+        Command::Before => (&installed.component.before, "the before hook", HOOK_TIMEOUT, Cause::StartFailed),
+        Command::After => (&installed.component.after, "the after hook", HOOK_TIMEOUT, Cause::StartFailed),
+    };
+    match argv {
+        Some(argv) => exec::step(&host.ctx, &installed, what, argv, timeout, cause).await,
+        None => Ok(()),
+    }
+}
+
+async fn observe(host: &Arc<Host>, component: &ComponentName, current: Option<ReleaseRef>, scope: &Scope) -> Outcome {
+    // Nothing runs, so nothing is unhealthy.
+    let Some(current) = current else { return Outcome::Observed { healthy: true } };
+    let healthy = match installed(host, component, &current, scope).await {
+        Ok(installed) => smoke::observe(&host.ctx, &host.services, &installed).await,
+        Err(_) => false,
+    };
+    Outcome::Observed { healthy }
+}
+
+async fn flip(host: &Arc<Host>, component: &ComponentName, to: Target, scope: &Scope) -> Result<(), Failure> {
+    let (host, component) = (host.clone(), component.clone());
+    scope
+        .blocking(move |_| {
+            let current = host.trees.current_path(&component);
+            let flip = || host.trees.flip(&component, &to).map_err(|e| e.failure());
+            let links = |wanted| host.links.converge(&component, wanted, &current).map_err(|e| e.failure());
+            match to.release() {
+                // Links point at something complete from their first instant to their last.
+                Some(release) => {
+                    flip()?;
+                    let tree = host.trees.locate(&component, release).map_err(|e| e.failure())?;
+                    links(&tree.map(|t| t.component.links).unwrap_or_default())
+                }
+                None => {
+                    links(&BTreeMap::new())?;
+                    flip()
+                }
+            }
+        })
+        .await
+}
+
+async fn activate(
+    host: &Arc<Host>,
+    component: &ComponentName,
+    to: &Target,
+    from: &Target,
+    restart: &Restart,
+    scope: &Scope,
+) -> Result<(), Failure> {
+    let old = match from.release() {
+        Some(release) if Some(release) != to.release() => match installed(host, component, release, scope).await {
+            Ok(old) => Some(old),
+            Err(failure) => {
+                tracing::warn!(%component, release = %release.id, error = failure.message, "what ran before cannot be asked how to stop it");
+                None
+            }
+        },
+        _ => None,
+    };
+    let Some(release) = to.release() else {
+        return match old {
+            Some(old) => host.services.stop(&old).await,
+            None => Ok(()),
+        };
+    };
+    let new = installed(host, component, release, scope).await?;
+    if let Some(old) = old.filter(|old| !same_service(&old.component, &new.component)) {
+        host.services.stop(&old).await?;
+    }
+    if !stays(host, &new, restart).await {
+        host.services.start(&new).await?;
+    }
+    let running = host.services.prove(&new).await?;
+    tracing::info!(%component, release = %new.release.id, pid = running.pid, "runs");
+    Ok(())
+}
+
+/// Whether what runs already is right and young enough.
+async fn stays(host: &Arc<Host>, new: &Installed, restart: &Restart) -> bool {
+    let Restart::UnlessProven(mark) = restart else { return false };
+    if host.services.status(new).await.main.is_none() {
+        return false;
+    }
+    let Ok(running) = host.services.prove(new).await else { return false };
+    mark.as_ref().is_none_or(|mark| mark.boot_id == host.ctx.boot_id && started_since(running.start_ticks, mark.at))
+}
+
+/// A failed cleanup is said and changes nothing.
+async fn collect(host: &Arc<Host>, component: &ComponentName, keep: Vec<ReleaseRef>, scope: &Scope) -> Result<(), Failure> {
+    // Something is being staged: its files are in no tree yet. Next time, then.
+    let cleaning = host.staging.try_write();
+    let (all, host, component) = (cleaning.is_ok(), host.clone(), component.clone());
+    scope
+        .blocking(move |_| {
+            let warn = |error: &(dyn std::error::Error + 'static)| tracing::warn!(%component, error = crate::error::chain(error), "cleanup failed");
+            match host.trees.collect(&component, &keep) {
+                Ok(0) => {}
+                Ok(gone) => tracing::info!(%component, gone, "old releases removed"),
+                Err(error) => warn(&error),
+            }
+            if all {
+                let cleaned = host.trees.digests().map_err(|e| warn(&e)).map(|keep| host.store.collect(&keep));
+                if let Ok(Err(error)) = cleaned {
+                    warn(&error);
+                }
+                if let Err(error) = host.manifests.collect() {
+                    warn(&error);
+                }
+            }
+            Ok(())
+        })
+        .await
+}

@@ -1,0 +1,127 @@
+//! Preflight: everything that would stop the swap later is looked for before
+//! byte one. Touches nothing and fetches only the manifest.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidegate_protocol::report::Failure;
+use tidegate_protocol::{Cause, Component, ComponentName, ReleaseRef};
+
+use crate::context::Installed;
+use crate::error::failure;
+use crate::host::Host;
+use crate::tree::{self, name_drift};
+use crate::work::Scope;
+
+/// Kept free beyond what the release takes: this, or a twentieth of it.
+const HEADROOM_BYTES: u64 = 16 * 1024 * 1024;
+/// Kept free beyond the release's files and directories.
+const HEADROOM_INODES: u64 = 64;
+
+/// What is asked; see [`tidegate_swap::Op::Preflight`].
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What shall run.
+    pub target: ReleaseRef,
+    /// What the ledger says runs now.
+    pub current: Option<ReleaseRef>,
+    /// Changed files in `current` are allowed.
+    pub accept_drift: bool,
+}
+
+/// Whether the target could be swapped in, and the present release come back.
+///
+/// # Errors
+/// The first thing in the way, with its fix.
+pub async fn check(host: &Arc<Host>, name: &ComponentName, request: Request, scope: &Scope) -> Result<(), Failure> {
+    let policy = &host.ctx.policy;
+    if policy.components.as_ref().is_some_and(|allowed| !allowed.iter().any(|c| c == name.as_str())) {
+        return Err(failure(Cause::Policy, &format!("component {name} is not in [policy] components of agent.toml on this host")));
+    }
+    let component = host.manifests.component(&host.depot, &request.target, name, scope).await?;
+    let title = format!("{name} of {}", request.target.id);
+    if let Some(arch) = component.arch.as_deref().filter(|arch| *arch != std::env::consts::ARCH) {
+        return Err(failure(Cause::Policy, &format!("{title} is built for {arch}, this host is {}", std::env::consts::ARCH)));
+    }
+    let dir = host.ctx.opt_dir.join(name.as_str()).join("releases").join(request.target.id.version.as_str());
+    let installed = Installed { release: request.target.clone(), component, dir };
+    host.services.preflight(&installed).await?;
+    let host = host.clone();
+    let name = name.clone();
+    scope.blocking(move |scope| on_disk(&host, &name, &installed, &request, scope)).await
+}
+
+/// What needs the disk.
+fn on_disk(host: &Host, name: &ComponentName, target: &Installed, request: &Request, scope: &Scope) -> Result<(), Failure> {
+    host.links.check(name, &target.component.links).map_err(|e| e.failure())?;
+    way_back(host, name, request, scope)?;
+    let laid_out = host.trees.locate(name, &request.target).map_err(|e| e.failure())?.is_some();
+    if !laid_out { space(host, &target.component) } else { Ok(()) }
+}
+
+/// `current` is what the ledger says, complete and unchanged: the way back.
+fn way_back(host: &Host, name: &ComponentName, request: &Request, scope: &Scope) -> Result<(), Failure> {
+    let current = host.trees.read_current(name).map_err(|e| e.failure())?;
+    let path = host.trees.current_path(name);
+    match (&request.current, current) {
+        (None, None) => Ok(()),
+        (Some(wanted), Some(tree)) if &tree.release == wanted => {
+            let drifted = tree::drift(&tree, &|| scope.go_on()).map_err(|e| e.failure())?;
+            if drifted.is_empty() || request.accept_drift {
+                return Ok(());
+            }
+            let files = name_drift(&drifted);
+            let fix = "put them back, or say accept_drift = true in the plan";
+            Err(failure(Cause::Drifted, &format!("files of {name} of {} were changed on this host: {files}; {fix}", wanted.id)))
+        }
+        (wanted, found) => {
+            let wanted = wanted.as_ref().map_or("nothing".to_owned(), |r| r.id.to_string());
+            let found = found.map_or("nothing".to_owned(), |t| t.release.id.to_string());
+            let text =
+                format!("{} leads to {found}, but the agent's ledger says {wanted}: someone changed it; put it back", path.display());
+            Err(failure(Cause::Drifted, &text))
+        }
+    }
+}
+
+fn space(host: &Host, component: &Component) -> Result<(), Failure> {
+    let mut seen = BTreeSet::new();
+    let missing = component.files.iter().filter(|f| !host.store.has(&f.digest, f.size) && seen.insert(f.digest));
+    let (fetch, files) = missing.fold((0u64, 0u64), |(bytes, n), f| (bytes.saturating_add(f.size), n + 1));
+    let dirs: BTreeSet<&str> = component.files.iter().filter_map(|f| f.path.as_str().rsplit_once('/').map(|(dir, _)| dir)).collect();
+    let tree = (component.bytes(), (component.files.len() + dirs.len()) as u64);
+    let state = existing(&host.ctx.state_dir);
+    let opt = existing(&host.ctx.opt_dir);
+    let device = |path: &Path| path.metadata().ok().map(|m| m.dev());
+    if device(&state) == device(&opt) {
+        return room(&opt, fetch.saturating_add(tree.0), files + tree.1);
+    }
+    room(&state, fetch, files)?;
+    room(&opt, tree.0, tree.1)
+}
+
+fn room(path: &Path, bytes: u64, inodes: u64) -> Result<(), Failure> {
+    let cannot = |error: rustix::io::Errno| failure(Cause::Disk, &format!("{}: cannot ask for free space: {error}", path.display()));
+    let fs = rustix::fs::statvfs(path).map_err(cannot)?;
+    let wanted = bytes.saturating_add(HEADROOM_BYTES.max(bytes / 20));
+    let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+    if free < wanted {
+        let text = format!("{}: {free} bytes are free, {wanted} are needed (with headroom): free space on this host", path.display());
+        return Err(failure(Cause::Disk, &text));
+    }
+    // File systems without a fixed number of inodes say zero of zero.
+    let wanted = inodes.saturating_add(HEADROOM_INODES);
+    if fs.f_files > 0 && fs.f_favail < wanted {
+        let text =
+            format!("{}: {} inodes are free, {wanted} are needed (with headroom): remove files on this host", path.display(), fs.f_favail);
+        return Err(failure(Cause::Disk, &text));
+    }
+    Ok(())
+}
+
+/// The nearest directory that is there already.
+fn existing(path: &Path) -> PathBuf {
+    path.ancestors().find(|p| p.is_dir()).unwrap_or(Path::new("/")).to_owned()
+}
