@@ -43,8 +43,14 @@ pub struct ServiceNumbers {
 impl Facts {
     /// Reads nothing yet. `opt_dir` is where space is looked at.
     #[must_use]
-    pub fn new(opt_dir: PathBuf) -> Self {
-        Self { system: System::new().ok(), opt_dir, read: None, cpu_permille: 0, services: std::collections::BTreeMap::new() }
+    pub fn new(opt_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            system: System::new().ok(),
+            opt_dir: opt_dir.into(),
+            read: None,
+            cpu_permille: 0,
+            services: std::collections::BTreeMap::new(),
+        }
     }
 
     /// The machine, now. CPU is over the time since the last call; a call that

@@ -50,6 +50,7 @@ pub struct Services {
     supervised: Arc<supervised::Supervisor>,
     systemd: Arc<systemd::Systemd>,
     digests: Arc<proof::Digests>,
+    launcher: Arc<PathBuf>,
 }
 
 impl Services {
@@ -66,7 +67,8 @@ impl Services {
     #[must_use]
     pub fn with_launcher(ctx: Arc<Context>, launcher: PathBuf) -> Self {
         Self {
-            supervised: Arc::new(supervised::Supervisor::new(Arc::clone(&ctx), launcher)),
+            supervised: Arc::new(supervised::Supervisor::new(Arc::clone(&ctx), launcher.clone())),
+            launcher: Arc::new(launcher),
             systemd: Arc::default(),
             digests: Arc::default(),
             ctx,

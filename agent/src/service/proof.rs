@@ -110,8 +110,8 @@ pub(super) async fn prove(services: &Services, installed: &Installed) -> Result<
         let seen = match services.try_status(installed).await?.main {
             None => "it has no main process".to_owned(),
             Some(main) => {
-                let (digests, about) = (Arc::clone(&services.digests), Arc::clone(&about));
-                let look = tokio::task::spawn_blocking(move || look(&digests, &about, main)).await;
+                let (digests, about, launcher) = (Arc::clone(&services.digests), Arc::clone(&about), Arc::clone(&services.launcher));
+                let look = tokio::task::spawn_blocking(move || look(&digests, &about, &launcher, main)).await;
                 let look = look.map_err(|e| failure(Cause::StartFailed, &format!("{title}: the look at its process failed: {e}")))?;
                 let running =
                     |sha256| Running { pid: main.pid, started_at_unix_ms: main.started_at_unix_ms, start_ticks: main.start_ticks, sha256 };
@@ -138,13 +138,13 @@ pub(super) async fn prove(services: &Services, installed: &Installed) -> Result<
 }
 
 /// One look at a process. Blocks.
-fn look(digests: &Digests, installed: &Installed, main: Process) -> Seen {
+fn look(digests: &Digests, installed: &Installed, launcher: &Path, main: Process) -> Seen {
     let proc = PathBuf::from(format!("/proc/{}", main.pid));
     let exe = proc.join("exe");
     let named = std::fs::read_link(&exe).map_or_else(|e| format!("something that cannot be read ({e})"), |path| path.display().to_string());
     let found = match digests.of(&exe) {
         Ok(digest) if installed.component.files.iter().any(|f| f.digest == digest) => Seen::File(digest),
-        Ok(_) if is_agent(&exe) => Seen::Launching,
+        Ok(_) if same_file(&exe, launcher) => Seen::Launching,
         Ok(digest) => match script(digests, installed, &proc) {
             Some(digest) => Seen::File(digest),
             None => {
@@ -173,7 +173,7 @@ fn script(digests: &Digests, installed: &Installed, proc: &Path) -> Option<Diges
     })
 }
 
-fn is_agent(exe: &Path) -> bool {
+fn same_file(a: &Path, b: &Path) -> bool {
     let id = |path: &Path| std::fs::metadata(path).ok().map(|about| (about.dev(), about.ino()));
-    id(exe).is_some() && id(exe) == id(Path::new("/proc/self/exe"))
+    id(a).is_some() && id(a) == id(b)
 }

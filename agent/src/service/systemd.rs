@@ -226,7 +226,7 @@ impl Systemd {
         let stream = timeout(CALL, MessageStream::for_match_rule(rule, &connection, Some(SIGNALS_MAX))).await;
         let mut stream = stream.map_err(|_| BusError::Silent { method })?.map_err(|source| BusError::Call { method, source })?;
         let reply = self.call(MANAGER_PATH, MANAGER, method, body).await?;
-        let job: OwnedObjectPath = reply.body().deserialize().map_err(|e| answer(e))?;
+        let job: OwnedObjectPath = reply.body().deserialize().map_err(answer)?;
         let result = timeout(JOB, async {
             loop {
                 let message = std::future::poll_fn(|cx| Pin::new(&mut stream).poll_next(cx)).await;
@@ -257,7 +257,7 @@ impl Systemd {
     {
         let answer = |source: zbus::Error| BusError::Answer { method: name, source };
         let reply = self.call(path.as_str(), PROPERTIES, "Get", &(interface, name)).await?;
-        let value: OwnedVariant = reply.body().deserialize().map_err(|e| answer(e))?;
+        let value: OwnedVariant = reply.body().deserialize().map_err(answer)?;
         T::try_from(value).map_err(|e| answer(e.into()))
     }
 

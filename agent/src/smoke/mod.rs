@@ -13,6 +13,7 @@ mod tcp;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use tidegate_protocol::Millis;
 use tidegate_protocol::release::{Service, Smoke, SmokeCheck, Suite};
 use tidegate_protocol::report::{Cause, Failure, SmokeResult, SmokeStatus, bounded};
 use tidegate_swap::Mark;
@@ -20,13 +21,16 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::context::{Context, Installed};
 use crate::error::failure;
-use crate::service::Services;
+use crate::service::{Services, since_boot};
 
 /// Between two attempts: at first, and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A service that is down when its tests have passed may be just restarting.
-const DOWN: Duration = Duration::from_secs(2);
+const DOWN: Duration = Duration::from_secs(3);
+/// Without any test, a process that has lived so long has at least started: one
+/// that keeps dying at once is seen alive now and then.
+const STEADY: Duration = Duration::from_secs(1);
 
 /// How one attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +132,8 @@ pub async fn run(
         results.push(SmokeResult { id: test.id.clone(), status, duration_ms, message: bounded(&message) });
     }
     if first.is_none() {
-        first = still_runs(services, installed).await.err();
+        let age = if results.is_empty() { STEADY } else { Duration::ZERO };
+        first = still_runs(services, installed, age).await.err();
     }
     (results, first)
 }
@@ -170,19 +175,25 @@ async fn until_passed(beside: &Beside<'_>, test: &Smoke, began: Instant) -> Resu
     }
 }
 
-async fn still_runs(services: &Services, installed: &Installed) -> Result<(), Failure> {
+/// It is active, and its main process (if it has one) is so old.
+async fn still_runs(services: &Services, installed: &Installed, age: Duration) -> Result<(), Failure> {
     let deadline = Instant::now() + DOWN;
-    while !services.status(installed).await.active {
+    loop {
+        let status = services.status(installed).await;
+        let born_by = since_boot() - Millis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        if status.active && (age.is_zero() || status.main.is_none_or(|main| !main.started_since(born_by))) {
+            return Ok(());
+        }
         if Instant::now() >= deadline {
             let words = services.last_words(installed).await;
+            let title = installed.title();
             return Err(failure(
                 Cause::StartFailed,
-                &format!("{}: every smoke test passed, but the service does not run any more{words}", installed.title()),
+                &format!("{title}: no smoke test failed, but the service does not keep running{words}"),
             ));
         }
         sleep(PAUSE_MIN).await;
     }
-    Ok(())
 }
 
 /// Whether local policy lets a test do what it wants; asked in preflight and
