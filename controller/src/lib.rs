@@ -15,6 +15,7 @@ pub mod error;
 pub mod failpoint;
 pub mod init;
 pub mod operator;
+pub mod outbox;
 pub mod registry;
 pub mod session;
 pub mod store;

@@ -3,5 +3,7 @@
 pub mod authorize;
 pub mod client;
 pub mod doc;
+mod follow;
 pub mod msg;
+mod releases;
 pub mod server;

@@ -256,6 +256,8 @@ pub enum ErrorCode {
     Internal,
     /// The command no longer watches; the rollout goes on.
     Detached,
+    /// It does not fit the state that the thing is in.
+    Conflict,
 }
 
 impl ErrorCode {
@@ -266,7 +268,7 @@ impl ErrorCode {
             Self::Usage => 2,
             Self::Refused => 5,
             Self::Detached => 7,
-            Self::NotFound | Self::Denied | Self::Unavailable | Self::Internal => 1,
+            Self::NotFound | Self::Denied | Self::Unavailable | Self::Internal | Self::Conflict => 1,
         }
     }
 }

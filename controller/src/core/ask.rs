@@ -1,0 +1,367 @@
+//! What operators ask of the fleet and of rollouts.
+
+use std::collections::BTreeMap;
+
+use tidegate_protocol::limits::LABELS_MAX;
+use tidegate_protocol::{HostName, RolloutId, Timestamp};
+use tidegate_rollout::selector::label_word_ok;
+use tidegate_rollout::status::{explain, status};
+use tidegate_rollout::{Event, FleetHost, Plan, Rollout, RolloutState, Selector, Verb};
+
+use super::state::State;
+use super::{Answer, Prepared};
+use crate::operator::doc::{ExplainDoc, HostState, PlanDoc, PlanHostDoc, PlanWaveDoc, ReadinessDoc, RolloutDoc, SCHEMA, StartDoc, rfc3339};
+use crate::operator::msg::{ErrorCode, ErrorDoc, Request};
+use crate::registry::Labels;
+use crate::store::HostChange;
+
+/// Longest reason that is kept, bytes.
+const REASON_BYTES_MAX: usize = 1_024;
+
+impl State {
+    pub(super) fn ask(&mut self, now: Timestamp, by: &str, request: Request, prepared: Option<Box<Prepared>>) -> Answer {
+        match request {
+            Request::HostList { selector } => self.host_list(now, &selector),
+            Request::HostShow { host } => self.host_show(now, &host),
+            Request::HostLabel { host, set } => self.host_label(now, &host, set),
+            Request::HostDrain { host, reason } => {
+                let reason = reason_of(reason)?;
+                self.host_drain(now, &host, Some(if reason.is_empty() { format!("by {by}") } else { format!("by {by}: {reason}") }))
+            }
+            Request::HostUndrain { host, .. } => self.host_drain(now, &host, None),
+            Request::HostExplain { host } => self.host_explain(now, &host),
+            Request::RolloutPlan { .. } => self.plan(&*prepared.ok_or_else(unprepared)?),
+            Request::RolloutStart { run_id, confirm, .. } => self.start(now, by, run_id, confirm, &*prepared.ok_or_else(unprepared)?),
+            Request::RolloutList => {
+                let mut list: Vec<RolloutDoc> = self.rollouts.values().map(|e| rollout_doc(&e.rollout)).collect();
+                list.sort_by(|a, b| b.started_at.cmp(&a.started_at).then_with(|| a.id.cmp(&b.id)));
+                json(&list)
+            }
+            Request::RolloutStatus { id } => json(&status(self.rollout(&id)?)),
+            Request::RolloutExplain { id } => {
+                let lines = explain(self.rollout(&id)?, now);
+                json(&ExplainDoc { schema: SCHEMA, subject: id.to_string(), lines })
+            }
+            Request::RolloutVerb { id, verb, reason } => self.verb(now, by, &id, verb, &reason_of(reason)?),
+            // The server answers these itself.
+            Request::Version
+            | Request::TokenCreate { .. }
+            | Request::ReleaseMissing { .. }
+            | Request::ReleaseUpload { .. }
+            | Request::ReleaseImport { .. }
+            | Request::ReleaseList
+            | Request::ReleaseShow { .. }
+            | Request::RolloutWatch { .. }
+            | Request::RolloutEvents { .. }
+            | Request::RolloutWait { .. } => Err(unprepared()),
+        }
+    }
+
+    fn rollout(&self, id: &RolloutId) -> Result<&Rollout, ErrorDoc> {
+        self.rollouts.get(id).map(|e| &e.rollout).ok_or_else(|| no_rollout(id))
+    }
+
+    fn host_list(&self, now: Timestamp, selector: &str) -> Answer {
+        let selector: Selector =
+            selector.parse().map_err(|e: tidegate_rollout::selector::BadSelector| ErrorDoc::new(ErrorCode::Usage, e.to_string()))?;
+        let list: Vec<_> = self.registry.iter().filter(|(_, h)| selector.matches(&h.labels)).map(|(name, h)| h.doc(name, now)).collect();
+        json(&list)
+    }
+
+    fn host_show(&self, now: Timestamp, host: &HostName) -> Answer {
+        json(&self.registry.get(host).ok_or_else(|| no_host(host))?.doc(host, now))
+    }
+
+    fn host_label(&mut self, now: Timestamp, host: &HostName, set: BTreeMap<String, Option<String>>) -> Answer {
+        let known = self.registry.get_mut(host).ok_or_else(|| no_host(host))?;
+        let mut labels = known.labels.clone();
+        for (key, value) in set {
+            match value {
+                Some(value) => {
+                    check_label(&key, &value)?;
+                    labels.insert(key, value);
+                }
+                None => {
+                    labels.remove(&key);
+                }
+            }
+        }
+        check_labels(&labels)?;
+        if labels != known.labels {
+            known.labels.clone_from(&labels);
+            for session in known.sessions() {
+                session.outbox.label(labels.clone());
+            }
+            self.batch.changes.push(HostChange::Labels(host.clone(), labels));
+        }
+        self.host_show(now, host)
+    }
+
+    fn host_drain(&mut self, now: Timestamp, host: &HostName, reason: Option<String>) -> Answer {
+        let known = self.registry.get_mut(host).ok_or_else(|| no_host(host))?;
+        known.drained.clone_from(&reason);
+        self.batch.changes.push(HostChange::Drained(host.clone(), reason));
+        self.host_show(now, host)
+    }
+
+    fn host_explain(&self, now: Timestamp, host: &HostName) -> Answer {
+        let known = self.registry.get(host).ok_or_else(|| no_host(host))?;
+        let state = known.state(now);
+        let ago = known.last_seen.map_or_else(
+            || "it has not been in contact since it joined".to_owned(),
+            |at| format!("last contact {} s ago", now.since(at).0 / 1_000),
+        );
+        let mut lines = vec![format!("{host} is {}: {ago}", state.word())];
+        match state {
+            HostState::Conflict => lines.extend(known.sessions().iter().map(|s| {
+                format!(
+                    "a machine with boot id {} and installation {:016x} speaks under its certificate; stop all but one",
+                    s.agent.boot_id, s.agent.instance
+                )
+            })),
+            HostState::Offline => lines.push("check that tidegate-agent runs there and that UDP reaches the controller".into()),
+            HostState::Revoked => lines.push("enroll it again with a token bound to its name to let it back in".into()),
+            HostState::Online | HostState::Drained => {}
+        }
+        if let Some(reason) = &known.drained {
+            lines.push(format!("drained {reason}; new rollouts leave it out until `tidegate host undrain {host}`"));
+        }
+        for report in known.components() {
+            let runs = report.current.as_ref().map_or_else(|| "nothing".to_owned(), |r| r.id.to_string());
+            let failure = report.failure.as_ref().map_or_else(String::new, |f| format!("; {}: {}", f.cause, f.message));
+            lines.push(format!("{}: has {runs}, generation {} is {:?}{failure}", report.component, report.generation, report.progress));
+        }
+        for (component, (generation, id)) in &known.owners {
+            if let Some(entry) = self.rollouts.get(id) {
+                lines.push(format!(
+                    "{component}: the newest order (generation {generation}) is of rollout {id}, which is {}",
+                    entry.rollout.state()
+                ));
+            }
+        }
+        json(&ExplainDoc { schema: SCHEMA, subject: host.to_string(), lines })
+    }
+
+    fn plan(&self, prepared: &Prepared) -> Answer {
+        let fleet = self.registry.fleet();
+        let plan = resolve(prepared, &fleet)?;
+        let online = self.registry.online();
+        let now_runs: BTreeMap<&HostName, &FleetHost> = fleet.iter().map(|h| (&h.name, h)).collect();
+        let mut hosts = Vec::new();
+        for component in &plan.components {
+            let wave_of: BTreeMap<&HostName, usize> = plan
+                .waves
+                .iter()
+                .filter(|w| w.component == component.name)
+                .flat_map(|w| w.hosts.iter().map(move |h| (h, w.index)))
+                .collect();
+            for (names, action) in [(&component.hosts, "change"), (&component.unchanged, "unchanged"), (&component.skipped, "skipped")] {
+                for host in names {
+                    let from = now_runs.get(host).and_then(|h| h.components.get(&component.name)).and_then(|c| c.release.as_ref());
+                    hosts.push(PlanHostDoc {
+                        host: host.clone(),
+                        component: component.name.to_string(),
+                        wave: wave_of.get(host).copied(),
+                        action: action.into(),
+                        from: from.map(|r| r.id.clone()),
+                        to: (action != "skipped").then(|| plan.release.id.clone()),
+                        online: online.contains(host),
+                    });
+                }
+            }
+        }
+        let offline: Vec<&str> = hosts.iter().filter(|h| h.action == "change" && !h.online).map(|h| h.host.as_str()).collect();
+        let readiness = vec![ReadinessDoc {
+            name: "every host that changes is in contact".into(),
+            ok: offline.is_empty(),
+            observed: if offline.is_empty() { "all are".into() } else { format!("not in contact: {}", offline.join(", ")) },
+        }];
+        json(&PlanDoc {
+            schema: SCHEMA,
+            plan_digest: plan.digest(),
+            release: plan.release.id.clone(),
+            strategy: plan.strategy.word().into(),
+            waves: plan.waves.iter().map(|w| PlanWaveDoc { index: w.index, name: w.name.clone(), hosts: w.hosts.clone() }).collect(),
+            hosts,
+            readiness,
+            refused_because: self.conflict(&plan, None).into_iter().map(|e| e.message).collect(),
+            plan,
+        })
+    }
+
+    fn start(
+        &mut self,
+        now: Timestamp,
+        by: &str,
+        run_id: Option<RolloutId>,
+        confirm: Option<tidegate_protocol::Digest>,
+        prepared: &Prepared,
+    ) -> Answer {
+        let fleet = self.registry.fleet();
+        // A refused id may be used again; any other is taken.
+        let taken = run_id.as_ref().and_then(|id| self.rollouts.get(id)).filter(|e| e.rollout.state() != RolloutState::Refused);
+        let plan = resolve(prepared, &fleet)?;
+        if let Some(entry) = taken {
+            let running = entry.rollout.plan();
+            if running.spec_digest != plan.spec_digest {
+                return Err(ErrorDoc::new(ErrorCode::Refused, format!("--run-id {} belongs to another plan", entry.rollout.id()))
+                    .cause(format!("it rolls out {} and is {}", running.release.id, entry.rollout.state()))
+                    .fix("use another --run-id, or the same plan.toml and release"));
+            }
+            confirmed(running, confirm)?;
+            return json(&StartDoc { id: entry.rollout.id().clone(), plan_digest: running.digest(), attached: true });
+        }
+        confirmed(&plan, confirm)?;
+        if let Some(refused) = self.conflict(&plan, run_id.as_ref()) {
+            return Err(refused);
+        }
+        let id = match run_id {
+            Some(id) => id,
+            None => self.new_id(&plan, now)?,
+        };
+        let origins = plan.origins(&fleet, |host, component| self.registry.mint(self.epoch, host, component));
+        let plan_digest = plan.digest();
+        tracing::info!(rollout = %id, release = %plan.release.id, by, "rollout started");
+        let rollout = Rollout::start(id.clone(), plan, origins, by, &self.registry.online(), now);
+        self.insert(rollout);
+        json(&StartDoc { id, plan_digest, attached: false })
+    }
+
+    /// A live rollout that holds one of the plan's targets.
+    fn conflict(&self, plan: &Plan, except: Option<&RolloutId>) -> Option<ErrorDoc> {
+        self.rollouts.values().map(|e| &e.rollout).filter(|r| Some(r.id()) != except).find_map(|live| {
+            let locks = live.locks();
+            let (host, component) = plan.targets().find(|(h, c)| locks.iter().any(|(lh, lc)| lh == *h && lc == *c))?;
+            Some(
+                ErrorDoc::new(ErrorCode::Refused, format!("rollout {} ({}) holds {component} on {host}", live.id(), live.state()))
+                    .cause("one rollout at a time per host and component")
+                    .fix(format!("wait for it (`tidegate rollout wait {0}`), or end it (`tidegate rollout halt {0}`)", live.id())),
+            )
+        })
+    }
+
+    /// Short, and in the order of starting.
+    fn new_id(&self, plan: &Plan, now: Timestamp) -> Result<RolloutId, ErrorDoc> {
+        let short = |text: &str| text.chars().take(18).map(|c| if c == '+' { '-' } else { c }).collect::<String>();
+        let time: String = rfc3339(now).chars().filter(char::is_ascii_digit).take(14).collect();
+        let (day, clock) = time.split_at_checked(8).unwrap_or((&time, ""));
+        for _ in 0..8 {
+            let mut random = [0; 2];
+            getrandom::fill(&mut random).map_err(|e| internal(&e))?;
+            let id = format!(
+                "{}-{}-{day}-{clock}-{:04x}",
+                short(plan.release.id.name.as_str()),
+                short(plan.release.id.version.as_str()),
+                u16::from_le_bytes(random)
+            );
+            let id: RolloutId = id.parse().map_err(|e| internal(&e))?;
+            if !self.rollouts.contains_key(&id) {
+                return Ok(id);
+            }
+        }
+        Err(ErrorDoc::new(ErrorCode::Unavailable, "no free rollout id; try again"))
+    }
+
+    fn verb(&mut self, now: Timestamp, by: &str, id: &RolloutId, verb: Verb, reason: &str) -> Answer {
+        let rollout = self.rollout(id)?;
+        if verb == Verb::Rollback {
+            self.may_roll_back(rollout)?;
+        }
+        let Some(entry) = self.rollouts.get_mut(id) else { return Err(no_rollout(id)) };
+        entry.rollout.handle(now, Event::Said { verb, by, reason }).map_err(|e| ErrorDoc::new(ErrorCode::Conflict, e.to_string()))?;
+        tracing::info!(rollout = %id, verb = verb.word(), by, reason, "an operator spoke");
+        let document = json(&status(&entry.rollout));
+        self.touch(id);
+        document
+    }
+
+    /// Going back is allowed until a newer rollout of the component started there.
+    fn may_roll_back(&self, rollout: &Rollout) -> Result<(), ErrorDoc> {
+        for (host, component) in rollout.plan().targets() {
+            if let Some(owner) = self.registry.owner(host, component).filter(|o| *o != rollout.id()) {
+                let release = self.rollouts.get(owner).map_or_else(String::new, |e| format!(" of {}", e.rollout.plan().release.id));
+                return Err(ErrorDoc::new(ErrorCode::Refused, format!("rollout {} cannot be rolled back any more", rollout.id()))
+                    .cause(format!("the newer rollout {owner}{release} has {component} on {host} since"))
+                    .fix(format!("roll back {owner}, or start a rollout of the release that shall run")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn resolve(prepared: &Prepared, fleet: &[FleetHost]) -> Result<Plan, ErrorDoc> {
+    Plan::resolve(&prepared.spec, &prepared.release, &prepared.manifest, fleet)
+        .map_err(|e| ErrorDoc::new(ErrorCode::Refused, e.to_string()))
+}
+
+fn confirmed(plan: &Plan, confirm: Option<tidegate_protocol::Digest>) -> Result<(), ErrorDoc> {
+    match confirm {
+        Some(wanted) if wanted != plan.digest() => {
+            Err(ErrorDoc::new(ErrorCode::Refused, format!("the plan's digest is {}, --confirm says {wanted}", plan.digest()))
+                .cause("plan.toml, the release or the hosts it selects changed since it was looked at")
+                .fix("look at `tidegate rollout plan` again and confirm its digest"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn rollout_doc(rollout: &Rollout) -> RolloutDoc {
+    let doc = status(rollout);
+    RolloutDoc {
+        id: doc.id,
+        state: doc.state,
+        reason: doc.reason,
+        release: doc.release,
+        strategy: doc.strategy.word().into(),
+        hosts: doc.hosts.len(),
+        started_at: doc.started_at,
+        ended_at: doc.ended_at,
+    }
+}
+
+/// A label that selectors can name.
+pub(crate) fn check_label(key: &str, value: &str) -> Result<(), ErrorDoc> {
+    if label_word_ok(key, false) && label_word_ok(value, true) {
+        return Ok(());
+    }
+    let shown: String = format!("{key}={value}").chars().take(120).collect();
+    Err(ErrorDoc::new(ErrorCode::Usage, format!("{shown:?} is not a label"))
+        .fix("key and value have letters, digits, '-', '_', '.' and '/', and begin and end with a letter or digit"))
+}
+
+/// Not too many of them.
+pub(crate) fn check_labels(labels: &Labels) -> Result<(), ErrorDoc> {
+    labels.iter().try_for_each(|(key, value)| check_label(key, value))?;
+    if labels.len() > LABELS_MAX {
+        return Err(ErrorDoc::new(ErrorCode::Usage, format!("{} labels are over the limit of {LABELS_MAX} per host", labels.len())));
+    }
+    Ok(())
+}
+
+fn reason_of(reason: String) -> Result<String, ErrorDoc> {
+    if reason.len() > REASON_BYTES_MAX {
+        return Err(ErrorDoc::new(ErrorCode::Usage, format!("the reason has {} bytes, at most {REASON_BYTES_MAX} are kept", reason.len())));
+    }
+    // It reaches terminals and the journal.
+    Ok(reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+}
+
+pub(crate) fn json<T: serde::Serialize>(value: &T) -> Answer {
+    serde_json::to_string(value).map_err(|e| internal(&e))
+}
+
+fn internal(error: &dyn std::fmt::Display) -> ErrorDoc {
+    ErrorDoc::new(ErrorCode::Internal, "the controller could not make its answer").cause(error.to_string())
+}
+
+fn unprepared() -> ErrorDoc {
+    ErrorDoc::new(ErrorCode::Internal, "the request reached the core by a wrong way; this is a defect of Tidegate")
+}
+
+fn no_host(host: &HostName) -> ErrorDoc {
+    ErrorDoc::new(ErrorCode::NotFound, format!("no host {host}")).fix("`tidegate host list` shows all hosts")
+}
+
+pub(crate) fn no_rollout(id: &RolloutId) -> ErrorDoc {
+    ErrorDoc::new(ErrorCode::NotFound, format!("no rollout {id}")).fix("`tidegate rollout list` shows all rollouts")
+}

@@ -1,0 +1,240 @@
+//! The one task that owns the fleet and all rollouts.
+//!
+//! Inputs arrive on a bounded channel and are handled in batches. What a batch
+//! decided is appended to the journal in one transaction; only then is anything
+//! sent or answered. If the append fails the process must stop: what is in memory
+//! is ahead of the journal. Must not: decide how a rollout goes, do I/O itself.
+
+mod ask;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_protocol::report::AgentFacts;
+use tidegate_protocol::{Digest, HostName, Release, ReleaseRef, Report, RolloutId, Timestamp};
+use tidegate_rollout::{RolloutState, Spec};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use crate::clock::Clock;
+use crate::failpoint;
+use crate::operator::msg::{ErrorDoc, Request};
+use crate::outbox::Outbox;
+use crate::registry::{Labels, NotAdmitted};
+use crate::store::{HostRow, Loaded, Store, StoreError};
+
+pub(crate) use ask::{check_labels, json, no_rollout};
+pub use state::State;
+
+/// Inputs that may wait; senders wait beyond it.
+const QUEUE: usize = 1_024;
+/// Most inputs in one batch.
+const BATCH_MAX: usize = 256;
+/// How often what hosts said is written down, if it changed.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// What the core reacts to.
+#[derive(Debug)]
+pub enum Input {
+    /// An agent said hello.
+    Hello {
+        /// As its certificate says.
+        host: HostName,
+        /// Its key.
+        spki: Digest,
+        /// Which machine and which installation.
+        agent: AgentFacts,
+        /// Observed state.
+        report: Box<Report>,
+        /// Where the core puts what it is to be told.
+        outbox: Arc<Outbox>,
+        /// Let in or not.
+        reply: oneshot::Sender<Result<Admitted, NotAdmitted>>,
+    },
+    /// Observed state, whole.
+    Report {
+        /// Who.
+        host: HostName,
+        /// On which session.
+        session: u64,
+        /// What.
+        report: Box<Report>,
+    },
+    /// A session ended, or was silent too long.
+    Gone {
+        /// Who.
+        host: HostName,
+        /// Which session.
+        session: u64,
+    },
+    /// A host redeemed a token; it is in the store.
+    Joined(Box<HostRow>),
+    /// An operator asks, authorised.
+    Ask {
+        /// Who.
+        by: String,
+        /// What.
+        request: Request,
+        /// For plan and start: read and looked up beforehand.
+        prepared: Option<Box<Prepared>>,
+        /// The JSON document.
+        reply: oneshot::Sender<Answer>,
+    },
+    /// Somebody wants to hear of a rollout.
+    Follow {
+        /// Which.
+        id: RolloutId,
+        /// None if there is none.
+        reply: oneshot::Sender<Option<Followed>>,
+    },
+    /// Write down what was not, and end.
+    Stop,
+}
+
+/// A JSON document, or why not.
+pub type Answer = Result<String, ErrorDoc>;
+
+/// A host was let in.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// For its reports.
+    pub session: u64,
+    /// For the welcome.
+    pub labels: Labels,
+}
+
+/// What plan and start need from outside the core.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// plan.toml as read.
+    pub spec: Spec,
+    /// The release it names.
+    pub release: ReleaseRef,
+    /// Its manifest.
+    pub manifest: Release,
+}
+
+/// Where a rollout stands, for those who wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tick {
+    /// Of its newest record; everything up to it can be read from the store.
+    pub seq: u64,
+    /// Its state after that record.
+    pub state: RolloutState,
+}
+
+/// A rollout to be followed.
+#[derive(Debug)]
+pub struct Followed {
+    /// Of its first record: what an id's earlier, refused attempt left is not its.
+    pub first_seq: u64,
+    /// Changes with every batch that touched it.
+    pub ticks: watch::Receiver<Tick>,
+}
+
+/// The core ended; the process is stopping.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the controller is stopping")]
+pub struct Stopping;
+
+/// How everybody else talks to the core; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct CoreHandle {
+    inputs: mpsc::Sender<Input>,
+}
+
+impl CoreHandle {
+    /// A handle, and what [`run`] receives from.
+    #[must_use]
+    pub fn new() -> (Self, mpsc::Receiver<Input>) {
+        let (inputs, receiver) = mpsc::channel(QUEUE);
+        (Self { inputs }, receiver)
+    }
+
+    /// Queues an input; waits while the queue is full.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn send(&self, input: Input) -> Result<(), Stopping> {
+        self.inputs.send(input).await.map_err(|_| Stopping)
+    }
+
+    /// Asks and waits for the answer.
+    ///
+    /// # Errors
+    /// Outer: [`Stopping`]. Inner: what the operator is told.
+    pub async fn ask(&self, by: &str, request: Request, prepared: Option<Box<Prepared>>) -> Result<Answer, Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Ask { by: by.to_owned(), request, prepared, reply }).await?;
+        answer.await.map_err(|_| Stopping)
+    }
+
+    /// Follows a rollout.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn follow(&self, id: RolloutId) -> Result<Option<Followed>, Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Follow { id, reply }).await?;
+        answer.await.map_err(|_| Stopping)
+    }
+}
+
+/// Runs until told to stop.
+///
+/// # Errors
+/// The journal could not be appended to: stop the process, nothing may go on.
+pub async fn run(store: Store, loaded: Loaded, clock: Clock, mut inputs: mpsc::Receiver<Input>) -> Result<(), StoreError> {
+    let mut state = State::restore(loaded);
+    let now = clock.now();
+    state.returned(now);
+    settle(&mut state, &store, now).await?;
+    let mut save_at = Instant::now() + SAVE_EVERY;
+    let mut batch = Vec::with_capacity(16);
+    loop {
+        let timer = state.next_timeout().map_or(save_at, |at| clock.instant(at).min(save_at));
+        let open = tokio::select! {
+            received = inputs.recv_many(&mut batch, BATCH_MAX) => received > 0,
+            () = sleep_until(timer) => true,
+        };
+        let now = clock.now();
+        let mut stop = !open;
+        for input in batch.drain(..) {
+            stop |= state.handle(now, input);
+        }
+        state.tick(now);
+        if stop || Instant::now() >= save_at {
+            state.save();
+            save_at = Instant::now() + SAVE_EVERY;
+        }
+        settle(&mut state, &store, now).await?;
+        if stop {
+            return Ok(());
+        }
+    }
+}
+
+/// Appends what was decided, then sends and answers.
+async fn settle(state: &mut State, store: &Store, now: Timestamp) -> Result<(), StoreError> {
+    let outcome = state.settle(now);
+    if !outcome.records.is_empty() || !outcome.changes.is_empty() {
+        let kinds: Vec<String> = outcome.records.iter().map(|r| failpoint::kind(&r.record)).collect();
+        for kind in &kinds {
+            failpoint::hit(|| format!("controller.append.before.{kind}"));
+        }
+        let touched: Vec<RolloutId> = outcome.records.iter().map(|r| r.rollout.clone()).collect();
+        let first = store.append(outcome.records, outcome.changes).await?;
+        for kind in &kinds {
+            failpoint::hit(|| format!("controller.append.after.{kind}"));
+        }
+        state.appended(first, &touched);
+    }
+    state.send(outcome.sends);
+    for reply in outcome.replies {
+        reply();
+    }
+    Ok(())
+}

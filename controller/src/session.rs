@@ -1,0 +1,316 @@
+//! One agent's connection: hello, reports up, assignments down, artifacts.
+//!
+//! Owns: what a peer may do to us (sizes, times, numbers) and when contact is
+//! lost. Must not: decide anything; the host's name comes from its certificate.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_net::{FrameReceiver, FrameSender, PeerIdentity, StreamError, close, quinn};
+use tidegate_protocol::limits::{COMPONENTS_MAX, CONTROL_FRAME_BYTES_MAX, FETCH_DIGESTS_MAX, SMOKE_TESTS_MAX};
+use tidegate_protocol::message::{FetchHeader, FetchRequest, ToAgent, ToController, VERSIONS};
+use tidegate_protocol::{Digest, HostName, Report};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::core::{Admitted, CoreHandle, Input};
+use crate::depot::Depot;
+use crate::failpoint;
+use crate::outbox::{Goodbye, Outbox};
+
+/// Between two reports without a change.
+pub const REPORT_EVERY: Duration = Duration::from_secs(3);
+/// Without a report for this long, contact is lost.
+pub const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// From the connection to the hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Artifact streams served at once, over all hosts: each holds a few chunks.
+pub const FETCHES_MAX: usize = 64;
+/// Read and written at once.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// A peer that takes no byte for so long is cut.
+const WRITE_STALL: Duration = Duration::from_secs(60);
+
+/// What every session shares; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Sessions {
+    core: CoreHandle,
+    depot: Arc<Depot>,
+    fetches: Arc<Semaphore>,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("no hello within {} s", HELLO_TIMEOUT.as_secs())]
+    NoHello,
+    #[error("no report for {} s", SILENCE_MAX.as_secs())]
+    Silent,
+    #[error("it said goodbye")]
+    Finished,
+    #[error("a report breaks a limit: {0}")]
+    Limit(&'static str),
+    #[error("a hello came twice")]
+    SecondHello,
+    #[error("{0}")]
+    Refused(String),
+    #[error("a newer session took over")]
+    Superseded,
+    #[error("it joined anew with another key")]
+    OtherKey,
+    #[error("the controller is stopping")]
+    Stopping,
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error("the connection was lost")]
+    Connection(#[from] quinn::ConnectionError),
+}
+
+impl Sessions {
+    /// For all agents of a controller.
+    #[must_use]
+    pub fn new(core: CoreHandle, depot: Arc<Depot>) -> Self {
+        Self { core, depot, fetches: Arc::new(Semaphore::new(FETCHES_MAX)) }
+    }
+
+    /// Serves one connection until it ends.
+    pub async fn serve(&self, connection: quinn::Connection, identity: PeerIdentity) {
+        let Some(host) = identity.host() else {
+            connection.close(close::REFUSED, b"not a host's certificate");
+            return;
+        };
+        let error = match self.run(&connection, &host, &identity).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        tracing::debug!(%host, %error, "session ended");
+        let code = match &error {
+            Ended::Stopping => close::SHUTDOWN,
+            Ended::Refused(_) | Ended::OtherKey => close::REFUSED,
+            Ended::Superseded => close::SUPERSEDED,
+            _ => close::PROTOCOL,
+        };
+        connection.close(code, error.to_string().as_bytes());
+    }
+
+    async fn run(
+        &self,
+        connection: &quinn::Connection,
+        host: &HostName,
+        identity: &PeerIdentity,
+    ) -> Result<std::convert::Infallible, Ended> {
+        let (send, recv) = timeout(HELLO_TIMEOUT, connection.accept_bi()).await.map_err(|_| Ended::NoHello)??;
+        let (mut send, mut recv) = (FrameSender::new(send), FrameReceiver::new(recv));
+        let hello = timeout(HELLO_TIMEOUT, recv.receive::<ToController>(CONTROL_FRAME_BYTES_MAX)).await.map_err(|_| Ended::NoHello)??;
+        let Some(ToController::Hello { versions, agent, report }) = hello else { return Err(Ended::NoHello) };
+        let Some(version) = VERSIONS.agree(versions) else {
+            let reason = format!(
+                "this controller speaks versions {} to {}, the agent {} to {}; upgrade the older one",
+                VERSIONS.min, VERSIONS.max, versions.min, versions.max
+            );
+            return Err(refuse(&mut send, reason).await);
+        };
+        check(&report)?;
+
+        let outbox = Arc::new(Outbox::default());
+        let (reply, answer) = oneshot::channel();
+        let input =
+            Input::Hello { host: host.clone(), spki: identity.spki_sha256, agent, report: Box::new(report), outbox: outbox.clone(), reply };
+        self.core.send(input).await.map_err(|_| Ended::Stopping)?;
+        let Admitted { session, labels } = match answer.await.map_err(|_| Ended::Stopping)? {
+            Ok(admitted) => admitted,
+            Err(not) => {
+                tracing::warn!(%host, reason = %not, addr = %connection.remote_address(), "an agent was not let in");
+                return Err(refuse(&mut send, not.to_string()).await);
+            }
+        };
+        let report_every_ms = u64::try_from(REPORT_EVERY.as_millis()).unwrap_or(u64::MAX);
+        // One task for all three: idle agents are many, and each task costs memory.
+        let ended = tokio::select! {
+            ended = async {
+                send.send(&ToAgent::Welcome { version, host: host.clone(), report_every_ms, labels }, CONTROL_FRAME_BYTES_MAX).await?;
+                speak(&mut send, &outbox).await
+            } => ended,
+            ended = self.listen(&mut recv, host, session) => ended,
+            ended = self.fetches(connection) => ended,
+        };
+        // Said even while stopping: it fails only when nobody is left to hear.
+        let _ = self.core.send(Input::Gone { host: host.clone(), session }).await;
+        ended
+    }
+
+    async fn listen(&self, recv: &mut FrameReceiver, host: &HostName, session: u64) -> Result<std::convert::Infallible, Ended> {
+        loop {
+            let frame = timeout(SILENCE_MAX, recv.receive::<ToController>(CONTROL_FRAME_BYTES_MAX)).await.map_err(|_| Ended::Silent)??;
+            match frame {
+                Some(ToController::Report(report)) => {
+                    check(&report)?;
+                    let input = Input::Report { host: host.clone(), session, report: Box::new(report) };
+                    self.core.send(input).await.map_err(|_| Ended::Stopping)?;
+                }
+                Some(ToController::Hello { .. }) => return Err(Ended::SecondHello),
+                None => return Err(Ended::Finished),
+            }
+        }
+    }
+
+    /// Artifact streams; the peer's stream limit bounds how many there are.
+    async fn fetches(&self, connection: &quinn::Connection) -> Result<std::convert::Infallible, Ended> {
+        let mut running = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = connection.accept_bi() => {
+                    let (send, recv) = accepted?;
+                    let (depot, fetches) = (self.depot.clone(), self.fetches.clone());
+                    running.spawn(async move {
+                        if let Err(error) = fetch(send, recv, depot, fetches).await {
+                            tracing::debug!(%error, "an artifact stream ended early");
+                        }
+                    });
+                }
+                Some(_) = running.join_next() => {}
+            }
+        }
+    }
+}
+
+async fn refuse(send: &mut FrameSender, reason: String) -> Ended {
+    if send.send(&ToAgent::Refused { reason: reason.clone() }, CONTROL_FRAME_BYTES_MAX).await.is_ok() {
+        send.finish();
+        // Until it has read why.
+        let _ = timeout(Duration::from_secs(2), send.send.stopped()).await;
+    }
+    Ended::Refused(reason)
+}
+
+async fn speak(send: &mut FrameSender, outbox: &Outbox) -> Result<std::convert::Infallible, Ended> {
+    loop {
+        let words = outbox.take().await;
+        if let Some(labels) = words.labels {
+            send.send(&ToAgent::Labels(labels), CONTROL_FRAME_BYTES_MAX).await?;
+        }
+        for assignment in words.assignments {
+            let message = ToAgent::Assign(assignment);
+            send.send(&message, CONTROL_FRAME_BYTES_MAX).await?;
+            if let ToAgent::Assign(assignment) = &message {
+                failpoint::sent(assignment).await;
+            }
+        }
+        match words.goodbye {
+            Some(Goodbye::Superseded) => return Err(Ended::Superseded),
+            Some(Goodbye::OtherKey) => return Err(Ended::OtherKey),
+            None => {}
+        }
+    }
+}
+
+/// What the frame's size does not bound yet.
+fn check(report: &Report) -> Result<(), Ended> {
+    if report.components.len() > COMPONENTS_MAX {
+        return Err(Ended::Limit("too many components"));
+    }
+    if report.components.iter().any(|c| c.smoke.len() > SMOKE_TESTS_MAX) {
+        return Err(Ended::Limit("too many smoke tests"));
+    }
+    let mut names: Vec<_> = report.components.iter().map(|c| &c.component).collect();
+    names.sort_unstable();
+    if names.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
+        return Err(Ended::Limit("a component twice"));
+    }
+    Ok(())
+}
+
+/// Why an artifact stream ended early.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error("a fetch of {0} digests is over the limit of {FETCH_DIGESTS_MAX}")]
+    TooMany(usize),
+    #[error("the peer took no byte for {} s", WRITE_STALL.as_secs())]
+    Stalled,
+    #[error("no request came")]
+    NoRequest,
+    #[error("a file of the depot became shorter while it was read")]
+    Shrunk,
+    #[error(transparent)]
+    Depot(#[from] crate::depot::DepotError),
+    #[error("a file of the depot could not be read")]
+    Read(#[source] std::io::Error),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error("the stream ended")]
+    Write(#[from] quinn::WriteError),
+}
+
+/// What the reading thread hands to the stream.
+enum Piece {
+    Header(FetchHeader),
+    Bytes(Vec<u8>),
+    Failed(FetchError),
+}
+
+async fn fetch(send: quinn::SendStream, recv: quinn::RecvStream, depot: Arc<Depot>, fetches: Arc<Semaphore>) -> Result<(), FetchError> {
+    let (mut send, mut recv) = (FrameSender::new(send), FrameReceiver::new(recv));
+    let request =
+        timeout(HELLO_TIMEOUT, recv.receive::<FetchRequest>(CONTROL_FRAME_BYTES_MAX)).await.map_err(|_| FetchError::NoRequest)??;
+    let Some(request) = request else { return Err(FetchError::NoRequest) };
+    if request.digests.len() > FETCH_DIGESTS_MAX {
+        return Err(FetchError::TooMany(request.digests.len()));
+    }
+    let Ok(_place) = fetches.acquire_owned().await else { return Ok(()) };
+    // One chunk waits while one is read and one is written.
+    let (pieces, mut ready) = mpsc::channel(1);
+    let reader = tokio::task::spawn_blocking(move || read(&depot, &request.digests, &pieces));
+    while let Some(piece) = ready.recv().await {
+        match piece {
+            Piece::Header(header) => send.send(&header, CONTROL_FRAME_BYTES_MAX).await?,
+            Piece::Bytes(bytes) => timeout(WRITE_STALL, send.send.write_chunk(bytes.into())).await.map_err(|_| FetchError::Stalled)??,
+            Piece::Failed(error) => {
+                tracing::error!(%error, "the depot cannot serve a file");
+                return Err(error);
+            }
+        }
+    }
+    // It ended by itself: the channel is empty and closed.
+    let _ = reader.await;
+    send.finish();
+    Ok(())
+}
+
+/// Runs on a blocking thread; ends when the stream does.
+fn read(depot: &Depot, digests: &[Digest], pieces: &mpsc::Sender<Piece>) {
+    for digest in digests {
+        let result = read_one(depot, *digest, pieces);
+        match result {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                let _ = pieces.blocking_send(Piece::Failed(error));
+                return;
+            }
+        }
+    }
+}
+
+/// `false` when nobody listens any more.
+fn read_one(depot: &Depot, digest: Digest, pieces: &mpsc::Sender<Piece>) -> Result<bool, FetchError> {
+    let Some((mut file, size)) = depot.open_served(digest)? else {
+        return Ok(pieces.blocking_send(Piece::Header(FetchHeader::Missing)).is_ok());
+    };
+    if pieces.blocking_send(Piece::Header(FetchHeader::File { size })).is_err() {
+        return Ok(false);
+    }
+    let mut left = size;
+    while left > 0 {
+        let len = usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+        let mut chunk = vec![0; len];
+        file.read_exact(&mut chunk)
+            .map_err(|e| if e.kind() == std::io::ErrorKind::UnexpectedEof { FetchError::Shrunk } else { FetchError::Read(e) })?;
+        left -= len as u64;
+        if pieces.blocking_send(Piece::Bytes(chunk)).is_err() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,216 @@
+//! The journal: appended to, verified, read; never changed.
+//!
+//! Each record's hash covers the one before it: sha256 over the previous hash,
+//! the sequence number, the time (both little-endian `u64`), the rollout's id, a
+//! zero byte, and the JSON body.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use rusqlite::{Connection, Transaction, params};
+use tidegate_protocol::digest::Hasher;
+use tidegate_protocol::{ComponentName, Digest, Generation, HostName, RolloutId, Timestamp};
+use tidegate_rollout::Record;
+
+use super::{HostChange, Loaded, LoadedRollout, Store, StoreError, at, hosts, json, ms, parsed, releases, to_json, unreadable};
+
+/// Rows read at once for an event stream.
+const EVENTS_PAGE: u32 = 500;
+
+/// The newest record.
+#[derive(Clone, Debug)]
+pub(super) struct Head {
+    pub(super) seq: u64,
+    hash: Digest,
+}
+
+/// A record to be appended.
+#[derive(Clone, Debug)]
+pub struct NewRecord {
+    /// Of which rollout.
+    pub rollout: RolloutId,
+    /// When it was decided.
+    pub at: Timestamp,
+    /// What.
+    pub record: Record,
+}
+
+/// A record as an event stream shows it.
+#[derive(Clone, Debug)]
+pub struct EventRow {
+    /// Place in the journal.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub record: Record,
+    /// What, as it was written.
+    pub body: String,
+}
+
+fn chained(previous: Digest, seq: u64, rollout: &str, at_ms: u64, body: &str) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.update(&previous.0);
+    hasher.update(&seq.to_le_bytes());
+    hasher.update(&at_ms.to_le_bytes());
+    hasher.update(rollout.as_bytes());
+    hasher.update(&[0]);
+    hasher.update(body.as_bytes());
+    hasher.finish()
+}
+
+impl Store {
+    /// Appends records and saves changes of hosts, all in one commit. Returns the
+    /// sequence number of the first record; the others follow it.
+    ///
+    /// # Errors
+    /// Nothing was appended.
+    pub async fn append(&self, records: Vec<NewRecord>, changed: Vec<HostChange>) -> Result<u64, StoreError> {
+        self.run("appending to the journal", move |transaction, head| {
+            let first = head.seq + 1;
+            for new in &records {
+                append(transaction, head, new)?;
+            }
+            for change in &changed {
+                hosts::change(transaction, change)?;
+            }
+            Ok(first)
+        })
+        .await
+    }
+
+    /// Records of a rollout after `after`, oldest first, at most a page of them.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn events(&self, rollout: RolloutId, after: u64) -> Result<Vec<EventRow>, StoreError> {
+        self.run("reading the journal", move |transaction, _| {
+            let mut query = transaction
+                .prepare_cached("SELECT seq, at_unix_ms, body FROM journal WHERE rollout = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3")?;
+            let after = i64::try_from(after).unwrap_or(i64::MAX);
+            let rows = query.query_map(params![rollout.as_str(), after, EVENTS_PAGE], |row| {
+                let body: String = row.get(2)?;
+                Ok(EventRow { seq: u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0), at: at(row.get(1)?), record: json(2, &body)?, body })
+            })?;
+            rows.collect()
+        })
+        .await
+    }
+}
+
+fn append(transaction: &Transaction<'_>, head: &mut Head, new: &NewRecord) -> rusqlite::Result<()> {
+    let body = to_json(&new.record)?;
+    let seq = head.seq + 1;
+    let hash = chained(head.hash, seq, new.rollout.as_str(), new.at.0, &body);
+    transaction
+        .prepare_cached("INSERT INTO journal (seq, rollout, at_unix_ms, body, hash) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![i64::try_from(seq).unwrap_or(i64::MAX), new.rollout.as_str(), ms(new.at), body, hash.0])?;
+    *head = Head { seq, hash };
+    // The fence: never minted twice, whatever becomes of the rollout.
+    match &new.record {
+        Record::Started { from, .. } => {
+            from.iter().try_for_each(|origin| fence(transaction, &origin.host, &origin.component, origin.generation, &new.rollout))
+        }
+        Record::Ordered { host, component, generation, .. } => fence(transaction, host, component, *generation, &new.rollout),
+        _ => Ok(()),
+    }
+}
+
+fn fence(
+    transaction: &Transaction<'_>,
+    host: &HostName,
+    component: &ComponentName,
+    generation: Generation,
+    rollout: &RolloutId,
+) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO generations (host, component, epoch, n, rollout) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (host, component) DO UPDATE SET epoch = excluded.epoch, n = excluded.n, rollout = excluded.rollout
+             WHERE (excluded.epoch, excluded.n) > (epoch, n)",
+        )?
+        .execute(params![
+            host.as_str(),
+            component.as_str(),
+            generation.epoch,
+            i64::try_from(generation.n).unwrap_or(i64::MAX),
+            rollout.as_str()
+        ])?;
+    Ok(())
+}
+
+/// Reads everything a start needs, verifying the chain on the way.
+pub(super) fn load(connection: &Connection, path: &Path) -> Result<(Head, Loaded), StoreError> {
+    let wrap = |source| StoreError::Sqlite { path: path.into(), what: "reading the journal", source: Arc::new(source) };
+    let mut head = Head { seq: 0, hash: Digest([0; 32]) };
+    let mut loaded = Loaded::default();
+    let mut index: BTreeMap<RolloutId, usize> = BTreeMap::new();
+
+    let mut query = connection.prepare("SELECT seq, rollout, at_unix_ms, body, hash FROM journal ORDER BY seq").map_err(wrap)?;
+    let mut rows = query.query([]).map_err(wrap)?;
+    while let Some(row) = rows.next().map_err(wrap)? {
+        let next = head.seq + 1;
+        let chain = |_| StoreError::Chain { path: path.into(), seq: next };
+        let seq = u64::try_from(row.get::<_, i64>(0).map_err(chain)?).unwrap_or(0);
+        let rollout: String = row.get(1).map_err(chain)?;
+        let at = at(row.get(2).map_err(chain)?);
+        let body: String = row.get(3).map_err(chain)?;
+        let hash = Digest(row.get(4).map_err(chain)?);
+        if seq != next || hash != chained(head.hash, seq, &rollout, at.0, &body) {
+            return Err(StoreError::Chain { path: path.into(), seq: next });
+        }
+        head = Head { seq, hash };
+        loaded.last_at = loaded.last_at.max(at);
+        let what = || format!("record {seq}");
+        let id: RolloutId = rollout.parse().map_err(|e| unreadable(path, what(), e))?;
+        let record: Record = serde_json::from_str(&body).map_err(|e| unreadable(path, what(), e))?;
+        let started = matches!(record, Record::Started { .. });
+        match index.get(&id).and_then(|at| loaded.rollouts.get_mut(*at)) {
+            Some(known) => {
+                if started {
+                    // A refused id was used again: the newer attempt counts.
+                    known.records.clear();
+                    known.first_seq = seq;
+                }
+                known.last_seq = seq;
+                known.records.push((at, record));
+            }
+            None => {
+                index.insert(id.clone(), loaded.rollouts.len());
+                loaded.rollouts.push(LoadedRollout { id, first_seq: seq, last_seq: seq, records: vec![(at, record)] });
+            }
+        }
+    }
+    drop(rows);
+    drop(query);
+    loaded.rollouts.sort_by_key(|r| r.first_seq);
+    loaded.last_seq = head.seq;
+    loaded.epoch = epoch(connection, path)?;
+    loaded.generations = generations(connection).map_err(wrap)?;
+    loaded.hosts = hosts::all(connection).map_err(wrap)?;
+    loaded.releases = releases::all(connection).map_err(wrap)?;
+    Ok((head, loaded))
+}
+
+fn epoch(connection: &Connection, path: &Path) -> Result<u32, StoreError> {
+    let text: String = connection
+        .query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0))
+        .map_err(|source| StoreError::Sqlite { path: path.into(), what: "reading the epoch", source: Arc::new(source) })?;
+    text.parse().map_err(|e| unreadable(path, "the epoch", e))
+}
+
+fn generations(connection: &Connection) -> rusqlite::Result<Vec<(HostName, ComponentName, Generation, RolloutId)>> {
+    let mut query = connection.prepare("SELECT host, component, epoch, n, rollout FROM generations")?;
+    let rows = query.query_map([], |row| {
+        let n: i64 = row.get(3)?;
+        let generation = Generation::new(row.get(2)?, u64::try_from(n).unwrap_or(0));
+        Ok((
+            parsed(0, &row.get::<_, String>(0)?)?,
+            parsed(1, &row.get::<_, String>(1)?)?,
+            generation,
+            parsed(4, &row.get::<_, String>(4)?)?,
+        ))
+    })?;
+    rows.collect()
+}
