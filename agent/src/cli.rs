@@ -126,6 +126,9 @@ pub fn main() -> u8 {
 }
 
 fn perform(command: Command) -> Result<u8, Exit> {
+    // Releases are read by services of other users, whatever the caller's mask;
+    // what is private is made so by its mode.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     match command {
         Command::Launch(args) => Ok(launch::run(&args)),
         Command::Enroll { dir, controller, token, name, vars, force, output } => {

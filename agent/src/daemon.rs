@@ -100,9 +100,6 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// No socket to dial from.
-    #[error(transparent)]
-    Net(#[from] tidegate_net::NetError),
 }
 
 /// The host name in the certificate.
@@ -229,17 +226,17 @@ async fn start(config: Config) -> Result<(), StartError> {
     if let Err(error) = ready {
         tracing::warn!(%error, "systemd was not told that the agent is ready");
     }
-    let ended = tokio::select! {
-        ended = link.run() => ended.map_err(StartError::from),
-        () = report(&host, &driver, &changed, made, every) => Ok(()),
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-    };
+    tokio::select! {
+        () = link.run() => {}
+        () = report(&host, &driver, &changed, made, every) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("agent ends; services keep running");
     let driver = std::mem::replace(&mut *held(&driver), Driver::new(host, changed));
     let _ = timeout(GOODBYE, driver.shutdown()).await;
-    ended
+    Ok(())
 }
 
 fn held(driver: &Mutex<Driver>) -> std::sync::MutexGuard<'_, Driver> {

@@ -94,17 +94,14 @@ pub struct Link {
 
 impl Link {
     /// Keeps the link until dropped.
-    ///
-    /// # Errors
-    /// No UDP socket could be had.
-    pub async fn run(mut self) -> Result<(), NetError> {
-        let endpoint = client(None)?;
+    pub async fn run(mut self) {
+        let mut endpoint = None;
         let mut said = String::new();
         let mut backoff = BACKOFF.0;
         let controllers = std::mem::take(&mut self.controllers);
         for controller in controllers.iter().cycle() {
             let mut welcomed = false;
-            let ended = self.session(&endpoint, controller, &mut welcomed).await;
+            let ended = self.session(&mut endpoint, controller, &mut welcomed).await;
             self.connection.send_replace(None);
             let error = match ended {
                 Ok(never) => match never {},
@@ -130,12 +127,13 @@ impl Link {
             tokio::time::sleep(jittered(backoff)).await;
             backoff = (backoff * 2).min(BACKOFF.1);
         }
-        Ok(())
+        // agent.toml names at least one controller; without one there is nothing to do.
+        std::future::pending().await
     }
 
     async fn session(
         &mut self,
-        endpoint: &Endpoint,
+        endpoint: &mut Option<Endpoint>,
         controller: &str,
         welcomed: &mut bool,
     ) -> Result<std::convert::Infallible, SessionError> {
@@ -143,6 +141,11 @@ impl Link {
         let load = move || Identity::load(&dir.join("host.crt"), &dir.join("host.key"), &dir.join("ca.crt"));
         let identity = tokio::task::spawn_blocking(load).await.map_err(|e| SessionError::Task(e.to_string()))?;
         let identity = identity.map_err(SessionError::Identity)?;
+        // Without a socket (too many open files, no network yet) it is tried again, like everything else.
+        let endpoint = match endpoint {
+            Some(endpoint) => endpoint,
+            None => endpoint.insert(client(None)?),
+        };
         let connection = connect(endpoint, client_config(Caller::Known(&identity))?, controller).await?;
         let guard = CloseOnDrop(connection.clone());
         let ended = self.talk(&connection, controller, welcomed).await;

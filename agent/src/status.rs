@@ -72,7 +72,7 @@ pub async fn look(config: &Config) -> Result<Status, StartError> {
     let host = host_name(&config.paths)?;
     let trees = Trees::at(&config.paths.opt);
     let ctx = Arc::new(context(config, host.clone(), trees.root().to_owned())?);
-    let services = Services::new(ctx.clone());
+    let services = Services::observing(ctx.clone());
     let mut components = Vec::new();
     for (component, record) in Ledger::at(config.paths.ledger()).read_all()? {
         let (record, error) = match record {

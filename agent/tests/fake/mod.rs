@@ -1,0 +1,183 @@
+//! A controller for tests: real TLS, real QUIC, real frames; it assigns what the
+//! test says and remembers what the agent reports.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tidegate_net::{Accepted, Admission, Ca, FrameReceiver, FrameSender, Identity, Peer, Token, accept, server};
+use tidegate_protocol::limits::CONTROL_FRAME_BYTES_MAX;
+use tidegate_protocol::message::{EnrollReply, EnrollRequest, FetchHeader, FetchRequest, ToAgent, ToController};
+use tidegate_protocol::{Assignment, ComponentReport, Digest, Report};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::timeout;
+
+/// Longer than anything here takes, shorter than a person waits.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) type Depot = Arc<Mutex<BTreeMap<Digest, Vec<u8>>>>;
+
+pub(crate) struct FakeController {
+    pub(crate) addr: SocketAddr,
+    pub(crate) depot: Depot,
+    ca: Arc<Ca>,
+    secrets: Arc<Mutex<Vec<String>>>,
+    reports: watch::Receiver<Option<Report>>,
+    standing: Arc<Mutex<BTreeMap<String, Assignment>>>,
+    orders: broadcast::Sender<Assignment>,
+    endpoint: tidegate_net::quinn::Endpoint,
+}
+
+impl FakeController {
+    pub(crate) fn start() -> Self {
+        let ca = Arc::new(Ca::create("test").unwrap());
+        let (cert, key) = ca.issue_controller(&["127.0.0.1".into()]).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [("c.crt", &cert), ("c.key", &key), ("ca.crt", &ca.cert_pem())] {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        let identity = Identity::load(&dir.path().join("c.crt"), &dir.path().join("c.key"), &dir.path().join("ca.crt")).unwrap();
+        let endpoint = server("127.0.0.1:0".parse().unwrap(), &identity).unwrap();
+        let addr = endpoint.local_addr().unwrap();
+        let (report, reports) = watch::channel(None);
+        let (orders, _) = broadcast::channel(16);
+        let this = Self {
+            addr,
+            depot: Depot::default(),
+            ca,
+            secrets: Arc::default(),
+            reports,
+            standing: Arc::default(),
+            orders,
+            endpoint: endpoint.clone(),
+        };
+        let (out, mut accepted) = mpsc::channel(4);
+        tokio::spawn(async move { accept(&endpoint, &Admission::default(), &out).await });
+        let (ca, secrets, depot) = (this.ca.clone(), this.secrets.clone(), this.depot.clone());
+        let (standing, orders) = (this.standing.clone(), this.orders.clone());
+        let report = Arc::new(report);
+        tokio::spawn(async move {
+            while let Some(Accepted { connection, peer }) = accepted.recv().await {
+                match peer {
+                    Peer::Enrolling => drop(tokio::spawn(enroll(connection, ca.clone(), secrets.clone()))),
+                    Peer::Known(peer) => {
+                        let host = peer.host().unwrap();
+                        let (send, recv) = connection.accept_bi().await.unwrap();
+                        let (standing, orders) = (standing.lock().unwrap().values().cloned().collect(), orders.subscribe());
+                        let depot = depot.clone();
+                        tokio::spawn(async move {
+                            while let Ok((send, recv)) = connection.accept_bi().await {
+                                tokio::spawn(fetch(FrameSender::new(send), FrameReceiver::new(recv), depot.clone()));
+                            }
+                        });
+                        tokio::spawn(control(FrameSender::new(send), FrameReceiver::new(recv), host, standing, orders, report.clone()));
+                    }
+                }
+            }
+        });
+        this
+    }
+
+    /// Closes every connection and takes no new one.
+    pub(crate) fn vanish(&self) {
+        self.endpoint.close(tidegate_net::close::SHUTDOWN, b"");
+    }
+
+    pub(crate) fn token(&self) -> Token {
+        let token = Token::generate(self.ca.pin()).unwrap();
+        self.secrets.lock().unwrap().push(token.secret.clone());
+        token
+    }
+
+    pub(crate) fn store(&self, bytes: &[u8]) -> Digest {
+        let digest = Digest::of(bytes);
+        self.depot.lock().unwrap().insert(digest, bytes.to_vec());
+        digest
+    }
+
+    /// Says it now, and again at every reconnect.
+    pub(crate) fn assign(&self, assignment: &Assignment) {
+        self.standing.lock().unwrap().insert(assignment.component.to_string(), assignment.clone());
+        let _ = self.orders.send(assignment.clone());
+    }
+
+    /// Waits until the component's report is as wanted.
+    pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&ComponentReport) -> bool) -> ComponentReport {
+        let mut reports = self.reports.clone();
+        let found = |r: &Option<Report>| r.as_ref().is_some_and(|r| r.components.iter().any(&wanted));
+        match timeout(PATIENCE, reports.wait_for(found)).await {
+            Ok(report) => report.unwrap().as_ref().unwrap().components.iter().find(|c| wanted(c)).unwrap().clone(),
+            Err(_) => panic!("{what} did not come; last seen: {:#?}", self.reports.borrow().as_ref().map(|r| &r.components)),
+        }
+    }
+}
+
+async fn enroll(connection: tidegate_net::quinn::Connection, ca: Arc<Ca>, secrets: Arc<Mutex<Vec<String>>>) {
+    let (send, recv) = connection.accept_bi().await.unwrap();
+    let (mut sender, mut receiver) = (FrameSender::new(send), FrameReceiver::new(recv));
+    let request: EnrollRequest = receiver.receive(CONTROL_FRAME_BYTES_MAX).await.unwrap().unwrap();
+    let known = {
+        let mut secrets = secrets.lock().unwrap();
+        let before = secrets.len();
+        secrets.retain(|s| *s != request.secret);
+        secrets.len() < before
+    };
+    let reply = if known {
+        let certificate = ca.sign_host_csr(&request.csr, &request.name, Duration::from_secs(3600)).unwrap();
+        EnrollReply::Granted { host: request.name, certificate: certificate.to_vec(), ca: ca.cert().to_vec() }
+    } else {
+        EnrollReply::Refused { reason: "the token was used before; create a new one".into() }
+    };
+    sender.send(&reply, CONTROL_FRAME_BYTES_MAX).await.unwrap();
+    sender.finish();
+    connection.closed().await;
+}
+
+async fn control(
+    mut sender: FrameSender,
+    mut receiver: FrameReceiver,
+    host: tidegate_protocol::HostName,
+    standing: Vec<Assignment>,
+    mut orders: broadcast::Receiver<Assignment>,
+    reports: Arc<watch::Sender<Option<Report>>>,
+) {
+    let Ok(Some(ToController::Hello { report, .. })) = receiver.receive(CONTROL_FRAME_BYTES_MAX).await else { return };
+    reports.send_replace(Some(report));
+    let labels = BTreeMap::from([("role".to_owned(), "api".to_owned())]);
+    let welcome = ToAgent::Welcome { version: 1, host, report_every_ms: 200, labels };
+    sender.send(&welcome, CONTROL_FRAME_BYTES_MAX).await.unwrap();
+    for assignment in standing {
+        sender.send(&ToAgent::Assign(assignment), CONTROL_FRAME_BYTES_MAX).await.unwrap();
+    }
+    let up = async {
+        while let Ok(Some(ToController::Report(report))) = receiver.receive(CONTROL_FRAME_BYTES_MAX).await {
+            reports.send_replace(Some(report));
+        }
+    };
+    let down = async {
+        while let Ok(assignment) = orders.recv().await {
+            if sender.send(&ToAgent::Assign(assignment), CONTROL_FRAME_BYTES_MAX).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! { () = up => {}, () = down => {} }
+}
+
+async fn fetch(mut sender: FrameSender, mut receiver: FrameReceiver, depot: Depot) {
+    let Ok(Some(FetchRequest { digests })) = receiver.receive(CONTROL_FRAME_BYTES_MAX).await else { return };
+    for digest in digests {
+        let found = depot.lock().unwrap().get(&digest).cloned();
+        let Some(bytes) = found else {
+            let _ = sender.send(&FetchHeader::Missing, CONTROL_FRAME_BYTES_MAX).await;
+            continue;
+        };
+        if sender.send(&FetchHeader::File { size: bytes.len() as u64 }, CONTROL_FRAME_BYTES_MAX).await.is_err()
+            || sender.send.write_all(&bytes).await.is_err()
+        {
+            return;
+        }
+    }
+    sender.finish();
+}
