@@ -1,0 +1,258 @@
+//! Releases of the demo service, made from templates.
+//!
+//! Owns: laying out the trees and the release.toml that a build pipeline would
+//! make. Packing and importing them is the CLI's job ([`crate::Fleet::import`]).
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::bins::programs;
+
+/// One component of a release: the demo service, unless said otherwise.
+#[derive(Clone, Debug)]
+pub struct Component {
+    name: String,
+    conf: Vec<String>,
+    own_executable: bool,
+    padding: usize,
+    service: String,
+    smoke: Vec<String>,
+    lines: Vec<String>,
+    files: Vec<(String, Vec<u8>, u32)>,
+}
+
+impl Component {
+    /// The demo service under the agent's own supervision, on `${var.port}`, with
+    /// an http smoke test of its greeting.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            conf: Vec::new(),
+            own_executable: true,
+            padding: 0,
+            service: r#"{ supervised = { run = ["bin/demo-service", "--port", "${var.port}"] } }"#.to_owned(),
+            smoke: vec![http_smoke("port", "5s")],
+            lines: Vec::new(),
+            files: Vec::new(),
+        }
+    }
+
+    /// A line of the service's configuration, such as `behaviour = bad`.
+    #[must_use]
+    pub fn conf(mut self, line: &str) -> Self {
+        self.conf.push(line.to_owned());
+        self
+    }
+
+    /// The executable has the same bytes in every release that says so.
+    #[must_use]
+    pub fn shared_executable(mut self) -> Self {
+        self.own_executable = false;
+        self
+    }
+
+    /// A file of so many incompressible bytes more, other ones in each version.
+    #[must_use]
+    pub fn padding(mut self, bytes: usize) -> Self {
+        self.padding = bytes;
+        self
+    }
+
+    /// Listens on `${var.NAME}` instead of `${var.port}`.
+    #[must_use]
+    pub fn port_var(mut self, name: &str) -> Self {
+        self.service = self.service.replace("${var.port}", &format!("${{var.{name}}}"));
+        self.smoke = vec![http_smoke(name, "5s")];
+        self
+    }
+
+    /// The value of `service` in release.toml.
+    #[must_use]
+    pub fn service(mut self, toml: &str) -> Self {
+        toml.clone_into(&mut self.service);
+        self
+    }
+
+    /// Replaces the smoke tests by the bodies of `[[component.smoke]]` tables.
+    #[must_use]
+    pub fn smoke(mut self, bodies: &[&str]) -> Self {
+        self.smoke = bodies.iter().map(|body| (*body).to_owned()).collect();
+        self
+    }
+
+    /// A line more in `[[component]]`.
+    #[must_use]
+    pub fn line(mut self, line: &str) -> Self {
+        self.lines.push(line.to_owned());
+        self
+    }
+
+    /// A file more in the tree.
+    #[must_use]
+    pub fn file(mut self, path: &str, bytes: &[u8], mode: u32) -> Self {
+        self.files.push((path.to_owned(), bytes.to_owned(), mode));
+        self
+    }
+
+    fn write_tree(&self, tree: &Path, version: &str) -> anyhow::Result<()> {
+        let mut executable = read(&programs()?.demo_service)?;
+        if self.own_executable {
+            // An ELF file may have bytes after its end: another digest, the same program.
+            executable.extend_from_slice(format!("\n{} {version}\n", self.name).as_bytes());
+        }
+        write(&tree.join("bin/demo-service"), &executable, 0o755)?;
+        let conf = self.conf.iter().fold(format!("version = {version}\n"), |conf, line| conf + line + "\n");
+        write(&tree.join("etc/service.conf"), conf.as_bytes(), 0o644)?;
+        if self.padding > 0 {
+            write(&tree.join("share/padding"), &noise(self.padding, version), 0o644)?;
+        }
+        for (path, bytes, mode) in &self.files {
+            write(&tree.join(path), bytes, *mode)?;
+        }
+        Ok(())
+    }
+
+    fn table(&self) -> String {
+        let mut toml = format!("\n[[component]]\nname = \"{0}\"\ntree = \"dist/{0}\"\nservice = {1}\n", self.name, self.service);
+        for line in &self.lines {
+            let _ = writeln!(toml, "{line}");
+        }
+        for smoke in &self.smoke {
+            let _ = write!(toml, "[[component.smoke]]\n{smoke}\n");
+        }
+        toml
+    }
+}
+
+/// The body of an http smoke test of the greeting on `${var.NAME}`.
+#[must_use]
+pub fn http_smoke(port_var: &str, retry_for: &str) -> String {
+    format!(
+        "id = \"SMK-001\"\nname = \"Homepage loads\"\n\
+         http = {{ url = \"http://127.0.0.1:${{var.{port_var}}}/\", status = 200, body = \"Welcome to shop ${{version}}\" }}\n\
+         timeout = \"1s\"\nretry_for = \"{retry_for}\""
+    )
+}
+
+/// A release to be.
+#[derive(Clone, Debug)]
+pub struct Release {
+    name: String,
+    version: String,
+    components: Vec<Component>,
+    lines: Vec<String>,
+}
+
+impl Release {
+    /// `shop@VERSION`, without components yet.
+    #[must_use]
+    pub fn new(version: &str) -> Self {
+        Self { name: "shop".to_owned(), version: version.to_owned(), components: Vec::new(), lines: Vec::new() }
+    }
+
+    /// `shop@VERSION` with one good component `api`.
+    #[must_use]
+    pub fn good(version: &str) -> Self {
+        Self::new(version).component(Component::new("api"))
+    }
+
+    /// `shop@VERSION` whose one component `api` behaves as `conf` says.
+    #[must_use]
+    pub fn that(version: &str, conf: &[&str]) -> Self {
+        Self::new(version).component(conf.iter().fold(Component::new("api"), |component, line| component.conf(line)))
+    }
+
+    /// Another name than `shop`.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// One component more; the order is the order of deployment.
+    #[must_use]
+    pub fn component(mut self, component: Component) -> Self {
+        self.components.push(component);
+        self
+    }
+
+    /// A line more at the top of release.toml.
+    #[must_use]
+    pub fn line(mut self, line: &str) -> Self {
+        self.lines.push(line.to_owned());
+        self
+    }
+
+    /// `name@version`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}@{}", self.name, self.version)
+    }
+
+    /// Writes the trees and release.toml below `dir`; the path of the latter.
+    ///
+    /// # Errors
+    /// The programs do not build, or the disk says no.
+    pub fn write(&self, dir: &Path) -> anyhow::Result<PathBuf> {
+        for component in &self.components {
+            component.write_tree(&dir.join("dist").join(&component.name), &self.version)?;
+        }
+        let mut toml = format!("name = \"{}\"\nversion = \"{}\"\nknown_issues = \"none\"\n", self.name, self.version);
+        for line in &self.lines {
+            let _ = writeln!(toml, "{line}");
+        }
+        self.components.iter().for_each(|component| toml.push_str(&component.table()));
+        let path = dir.join("release.toml");
+        write(&path, toml.as_bytes(), 0o644)?;
+        Ok(path)
+    }
+}
+
+/// Bytes that do not compress and that two seeds do not share (xorshift64*).
+#[must_use]
+pub fn noise(bytes: usize, seed: &str) -> Vec<u8> {
+    let mut state =
+        seed.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |state, byte| (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)) | 1;
+    let mut noise = Vec::with_capacity(bytes + 8);
+    while noise.len() < bytes {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        noise.extend_from_slice(&state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
+    }
+    noise.truncate(bytes);
+    noise
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// Writes a file with its directories.
+///
+/// # Errors
+/// The disk says no.
+pub fn write(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    }
+    fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(|| format!("the mode of {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_differs_by_seed_and_has_the_size_asked_for() {
+        assert_eq!(noise(1001, "a").len(), 1001);
+        assert_eq!(noise(64, "a"), noise(64, "a"));
+        assert_ne!(noise(64, "a"), noise(64, "b"));
+    }
+}
