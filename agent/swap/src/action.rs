@@ -67,7 +67,8 @@ pub enum Op {
     },
     /// (Re)start the service on `to` and prove the running executable, or stop it
     /// for good. A service that `from` had and `to` has not (another unit,
-    /// another manager) is stopped first.
+    /// another manager) is stopped first. Fails, and starts nothing, if `current`
+    /// is not `to`: a revert that the disk refused to record may have been lost.
     Activate {
         /// What shall run.
         to: Target,

@@ -221,7 +221,16 @@ impl Host {
         let (id, op) = self.op.take().expect("an operation runs");
         // Nothing takes no time: what an operation starts is younger than its mark.
         self.now = self.now + Millis(1);
-        let good = matches!(how, End::Good | End::CrashAfter);
+        let mut good = matches!(how, End::Good | End::CrashAfter);
+        // After a revert that the disk refused to record was lost, only the link
+        // tells: the driver's proof fails then.
+        if !self.lost.is_empty() {
+            good &= match &op {
+                Op::Activate { to, .. } => self.link.as_ref() == to.release(),
+                Op::Smoke { target, .. } => self.process.as_ref().is_some_and(|process| process.tree == *target),
+                _ => true,
+            };
+        }
         if good {
             self.effect(&op);
         }

@@ -10,6 +10,9 @@ use crate::model::{End, Host, Write, release, to, word};
 
 const PHASES: [Phase; 5] = [Phase::Preflight, Phase::Stage, Phase::Cancel, Phase::Swap, Phase::Confirm];
 
+/// What can happen, which, the word, its details.
+type Choice = (u8, u8, u8, u8);
+
 #[derive(Default)]
 struct Controller {
     minted: BTreeMap<u64, Assignment>,
@@ -51,7 +54,7 @@ impl Controller {
 }
 
 /// One step of a run; the bytes choose among what can happen here.
-fn step(host: &mut Host, controller: &mut Controller, (what, kind, detail): (u8, u8, u8), refuse: bool) {
+fn step(host: &mut Host, controller: &mut Controller, (what, kind, word, detail): Choice, refuse: bool) {
     if host.out.is_some() && what < 200 {
         host.write(match what % 50 {
             0 => Write::CrashBefore,
@@ -74,18 +77,18 @@ fn step(host: &mut Host, controller: &mut Controller, (what, kind, detail): (u8,
             3 => host.wait(70_000),
             4..6 => host.wait(u64::from(detail) * 100),
             _ => {
-                let word = controller.word(host, kind / 2, detail);
+                let word = controller.word(host, word, detail);
                 host.say(word);
             }
         }
     }
 }
 
-fn steps() -> impl Strategy<Value = Vec<(u8, u8, u8)>> {
-    prop::collection::vec(any::<(u8, u8, u8)>(), 1..120)
+fn steps() -> impl Strategy<Value = Vec<Choice>> {
+    prop::collection::vec(any::<Choice>(), 1..120)
 }
 
-fn run(steps: Vec<(u8, u8, u8)>, refuse: bool, installed: bool) {
+fn run(steps: Vec<Choice>, refuse: bool, installed: bool) {
     let mut host = if installed { Host::on(0) } else { Host::new() };
     let mut controller = Controller::default();
     if installed {

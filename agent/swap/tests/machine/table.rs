@@ -77,9 +77,10 @@ fn a_word_said_again_or_stale_only_reports() {
     host.say(forward(3, 2, Phase::Stage));
     let (record, reports) = (host.machine.record().clone(), host.reports);
     let changed = word(3, Intent::Forward, to(5), Phase::Swap);
-    for (n, stale) in [forward(3, 2, Phase::Stage), forward(3, 2, Phase::Preflight), forward(2, 4, Phase::Confirm), back(1, to(4)), changed]
-        .into_iter()
-        .enumerate()
+    for (n, stale) in
+        [forward(3, 2, Phase::Preflight), forward(2, 2, Phase::Confirm), forward(2, 4, Phase::Confirm), back(1, to(4)), changed]
+            .into_iter()
+            .enumerate()
     {
         host.say(stale);
         assert_eq!(host.machine.record(), &record);
@@ -488,6 +489,15 @@ fn what_a_way_back_needs_is_kept() {
     host.say(forward(3, 3, Phase::Swap));
     up_to(&mut host, &State::Healthy);
     for n in [0, 2, 3] {
+        assert!(host.machine.keep().contains(&release(n)), "{n}");
+    }
+    // What a revert leaves is not what stands, and both are needed.
+    let mut host = Host::on(0);
+    host.say(forward(2, 2, Phase::Confirm));
+    host.run_out();
+    host.say(back(3, to(0)));
+    host.say(forward(4, 4, Phase::Stage));
+    for n in [0, 2, 4] {
         assert!(host.machine.keep().contains(&release(n)), "{n}");
     }
 }
