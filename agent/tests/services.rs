@@ -244,6 +244,26 @@ async fn a_service_outlives_its_agent_is_found_again_and_not_started_twice() {
 }
 
 #[tokio::test]
+async fn a_second_process_looks_and_touches_nothing() {
+    let host = Host::new();
+    let it = host.sleeper("1");
+    let agent = host.agent();
+    let beside = Services::observing(Arc::clone(&host.ctx));
+    assert_eq!(beside.status(&it).await, Status::default());
+    agent.start(&it).await.unwrap();
+    assert_eq!(beside.status(&it).await, agent.status(&it).await);
+    assert_eq!(beside.prove(&it).await.unwrap(), agent.prove(&it).await.unwrap());
+    assert!(beside.stop(&it).await.is_err() && beside.start(&it).await.is_err());
+    let main = main_of(&agent, &it).await;
+    drop(agent);
+    // Only the agent restarts it.
+    assert_eq!(beside.status(&it).await.main, Some(main));
+    kill(main.pid);
+    gone(main.pid).await;
+    assert_eq!(beside.status(&it).await, Status::default());
+}
+
+#[tokio::test]
 async fn asking_for_its_state_is_enough_to_keep_a_service_that_was_found() {
     let host = Host::new();
     let it = host.sleeper("1");

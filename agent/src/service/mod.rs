@@ -66,9 +66,20 @@ impl Services {
     /// As [`Services::new`], with another program that knows `launch`.
     #[must_use]
     pub fn with_launcher(ctx: Arc<Context>, launcher: PathBuf) -> Self {
+        Self::made(ctx, Some(launcher))
+    }
+
+    /// For a process beside the agent: it only looks. Supervised services are
+    /// then neither started, stopped nor kept.
+    #[must_use]
+    pub fn observing(ctx: Arc<Context>) -> Self {
+        Self::made(ctx, None)
+    }
+
+    fn made(ctx: Arc<Context>, launcher: Option<PathBuf>) -> Self {
         Self {
             supervised: Arc::new(supervised::Supervisor::new(Arc::clone(&ctx), launcher.clone())),
-            launcher: Arc::new(launcher),
+            launcher: Arc::new(launcher.unwrap_or_default()),
             systemd: Arc::default(),
             digests: Arc::default(),
             ctx,

@@ -29,7 +29,8 @@ const ORDERS_MAX: usize = 8;
 /// All supervised services of one agent.
 pub(super) struct Supervisor {
     ctx: Arc<Context>,
-    launcher: PathBuf,
+    /// None: only looks, as a second process beside the agent must.
+    launcher: Option<PathBuf>,
     /// The lock is held while a component's past is read, so that two callers
     /// never make two keepers of it.
     keepers: tokio::sync::Mutex<BTreeMap<ComponentName, Handle>>,
@@ -69,7 +70,7 @@ impl Launch {
 }
 
 impl Supervisor {
-    pub(super) fn new(ctx: Arc<Context>, launcher: PathBuf) -> Self {
+    pub(super) fn new(ctx: Arc<Context>, launcher: Option<PathBuf>) -> Self {
         Self { ctx, launcher, keepers: tokio::sync::Mutex::default() }
     }
 
@@ -92,6 +93,9 @@ impl Supervisor {
 
     /// Never waits for a stop or start under way.
     pub(super) async fn status(&self, installed: &Installed) -> Result<Status, Failure> {
+        if self.launcher.is_none() {
+            return self.look(installed).await.map(|(status, _)| status);
+        }
         let handle = self.handle(installed).await?;
         let seen = handle.seen();
         let main = seen.process.filter(super::Process::alive);
@@ -107,7 +111,22 @@ impl Supervisor {
 
     /// The length of the log when the service was last started by order.
     pub(super) async fn log_offset(&self, installed: &Installed) -> Result<u64, Failure> {
+        if self.launcher.is_none() {
+            return self.look(installed).await.map(|(_, log_offset)| log_offset);
+        }
         Ok(self.handle(installed).await?.seen().log_offset)
+    }
+
+    /// What the state file says, changing nothing.
+    async fn look(&self, installed: &Installed) -> Result<(Status, u64), Failure> {
+        let (path, boot_id) = (kept::state_file(&self.ctx, &installed.component.name), self.ctx.boot_id.clone());
+        let look = move || -> std::io::Result<(Status, u64)> {
+            let Some(kept) = kept::Kept::read(&path)?.filter(|kept| kept.boot_id == boot_id) else { return Ok((Status::default(), 0)) };
+            let main = kept.find();
+            Ok((Status { active: main.is_some(), main, restarts: kept.restarts }, kept.log_offset))
+        };
+        let looked = tokio::task::spawn_blocking(look).await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+        looked.map_err(|e| unreadable(&installed.component.name, &e))
     }
 
     async fn order(&self, installed: &Installed, order: impl FnOnce(oneshot::Sender<Result<(), Failure>>) -> Order) -> Result<(), Failure> {
@@ -123,17 +142,23 @@ impl Supervisor {
         if let Some(handle) = keepers.get(name) {
             return Ok(handle.clone());
         }
+        let Some(launcher) = self.launcher.clone() else {
+            return Err(failure(Cause::StartFailed, &format!("{name}: only the running agent starts and stops services")));
+        };
         let seen = Arc::default();
         let log = self.ctx.log_file(&installed.component);
-        let keeper = Keeper::recover(&self.ctx, self.launcher.clone(), name, log, Arc::clone(&seen)).await;
-        let keeper =
-            keeper.map_err(|e| failure(Cause::Disk, &format!("cannot read what is known of the service {name}: {}", chain(&e))))?;
+        let keeper = Keeper::recover(&self.ctx, launcher, name, log, Arc::clone(&seen)).await;
+        let keeper = keeper.map_err(|e| unreadable(name, &e))?;
         let (orders, queue) = mpsc::channel(ORDERS_MAX);
         tokio::spawn(keeper.run(queue));
         let handle = Handle { orders, seen };
         keepers.insert(name.clone(), handle.clone());
         Ok(handle)
     }
+}
+
+fn unreadable(name: &ComponentName, error: &std::io::Error) -> Failure {
+    failure(Cause::Disk, &format!("cannot read what is known of the service {name}: {}", chain(error)))
 }
 
 impl Handle {

@@ -315,3 +315,59 @@ pub(super) async fn log_tail(ctx: &Context, unit: &str) -> String {
     let ran = exec::run_program(&program, cwd, Mode::Manager, None, CALL, &mut |_| true).await;
     ran.map(|ran| if ran.success { ran.stdout } else { String::new() }).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::tests::{context, installed, scratch};
+    use tidegate_protocol::release::Service;
+
+    fn transient(run_as: Option<&str>) -> Transient {
+        let dir = scratch();
+        let mut ctx = context(dir.path());
+        ctx.policy.run_as = run_as.map(str::to_owned);
+        let run = ["bin/api", "--port=${var.port}", "$HOME"].map(str::to_owned);
+        let env = [("ZONE".to_owned(), "${label.zone}".to_owned())].into();
+        let it = installed(dir.path(), "2.1.0", &[("bin/api", b"x")], Service::Supervised { run: run.to_vec(), env: BTreeMap::new() });
+        Transient::of(&ctx, &it, &run, &env).unwrap()
+    }
+
+    #[test]
+    fn the_call_has_the_signature_that_systemd_documents() {
+        let transient = transient(None);
+        let auxiliary: Vec<(String, Vec<(String, OwnedVariant)>)> = Vec::new();
+        let body = ("x.service", "replace", transient.properties(), &auxiliary);
+        assert_eq!(body.signature().to_string(), "(ssa(sv)a(sa(sv)))");
+        let signature = |name: &str| {
+            let properties = transient.properties();
+            let (_, value) = properties.iter().find(|(n, _)| *n == name).unwrap();
+            value.value_signature().to_string()
+        };
+        let wanted = [
+            ("ExecStart", "a(sasb)"),
+            ("Environment", "as"),
+            ("StateDirectory", "as"),
+            ("Restart", "s"),
+            ("RestartUSec", "t"),
+            ("StartLimitIntervalUSec", "t"),
+            ("NoNewPrivileges", "b"),
+            ("ProtectSystem", "s"),
+            ("DynamicUser", "b"),
+        ];
+        for (name, text) in wanted {
+            assert_eq!(signature(name), text, "{name}");
+        }
+    }
+
+    #[test]
+    fn words_are_expanded_by_the_host_and_never_by_systemd() {
+        let of_host = transient(Some("run"));
+        assert_eq!(of_host.unit, "tidegate-api.service");
+        assert_eq!(of_host.env, ["ZONE=b"]);
+        let properties = of_host.properties();
+        let shown = format!("{:?}", properties.iter().find(|(n, _)| *n == "ExecStart").unwrap());
+        assert!(shown.contains("--port=8081") && shown.contains("$$HOME"), "{shown}");
+        assert!(properties.iter().any(|(n, v)| *n == "User" && *v == Variant::from("run")));
+        assert!(!properties.iter().any(|(n, _)| *n == "DynamicUser"));
+    }
+}

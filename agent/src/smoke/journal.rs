@@ -12,6 +12,9 @@ use crate::error::chain;
 use crate::exec::{self, ExecError, Mode, Program};
 use crate::service::Messages;
 
+/// The journal needs a moment to print what is there, even if nothing more is to
+/// be watched.
+pub(super) const WATCH_MIN: Duration = Duration::from_millis(500);
 /// Between two looks at a log file.
 const LOOK: Duration = Duration::from_millis(100);
 /// Kept of a line; a denied text must stand within so many bytes of it.
@@ -48,8 +51,7 @@ async fn in_journal(beside: &Beside<'_>, unit: &str, watch: Duration, scanner: &
         "--quiet".to_owned(),
     ];
     let program = Program { path: "journalctl".into(), args: args.into() };
-    // It needs a moment to print what is there even if nothing is to be watched.
-    let watch = watch.max(Duration::from_millis(500));
+    let watch = watch.max(WATCH_MIN);
     let ran = exec::run_program(&program, Path::new("/"), Mode::Manager, None, watch, &mut |bytes| scanner.take(bytes)).await;
     scanner.end();
     match ran {

@@ -76,7 +76,7 @@ impl Beside<'_> {
     async fn bounded_attempt(&self, test: &Smoke) -> Attempt {
         let mut limit = Duration::from_millis(test.timeout.0);
         if let SmokeCheck::Journal { watch, .. } = &test.check {
-            limit += Duration::from_millis(watch.0);
+            limit += Duration::from_millis(watch.0).max(journal::WATCH_MIN);
         }
         match timeout(limit, self.attempt(test)).await {
             Ok(attempt) => attempt,

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Launch;
-use super::kept::{Kept, SPAWN_VARIABLE, prepare_log};
+use super::kept::{Kept, SPAWN_VARIABLE, cut_log, prepare_log, state_file};
 use crate::context::Context;
 use crate::durable;
 use crate::error::{chain, failure};
@@ -31,6 +31,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A process that lived so long was well; the pauses begin anew.
 const WELL_AFTER: Duration = Duration::from_secs(60);
+
+/// Between two looks at the size of the log.
+const LOG_LOOK: Duration = Duration::from_secs(60);
 
 /// What a component's machine asks.
 pub(super) enum Order {
@@ -93,7 +96,7 @@ impl Keeper {
         log: PathBuf,
         seen: Arc<Mutex<Snapshot>>,
     ) -> io::Result<Self> {
-        let state = ctx.state_dir.join("supervised").join(format!("{component}.json"));
+        let state = state_file(ctx, component);
         let (path, boot_id) = (state.clone(), ctx.boot_id.clone());
         let recovered = move || -> io::Result<(Option<Kept>, Option<Process>)> {
             let Some(mut kept) = Kept::read(&path)?.filter(|kept| kept.boot_id == boot_id) else { return Ok((None, None)) };
@@ -129,6 +132,7 @@ impl Keeper {
 
     /// Until nobody can give orders any more; the service then lives on.
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut log_look = Instant::now() + LOG_LOOK;
         loop {
             let restart_at = self.restart_at;
             tokio::select! {
@@ -137,6 +141,10 @@ impl Keeper {
                     None => return,
                 },
                 end = end_of(self.process, &mut self.child) => self.ended(&end).await,
+                () = sleep_until(log_look) => {
+                    self.look_at_log().await;
+                    log_look = Instant::now() + LOG_LOOK;
+                }
                 () = async {
                     match restart_at {
                         Some(at) => sleep_until(at).await,
@@ -296,6 +304,17 @@ impl Keeper {
         if let Err(error) = started {
             tracing::warn!(component = %self.component, error = chain(&error), "cannot restart the service; trying again later");
             self.later();
+        }
+    }
+
+    async fn look_at_log(&mut self) {
+        let path = self.log.clone();
+        if self.process.is_none() || !matches!(blocking(move || cut_log(&path)).await, Ok(true)) {
+            return;
+        }
+        tracing::warn!(component = %self.component, log = %self.log.display(), "the log was too large and has been cut");
+        if let Some(kept) = &mut self.kept {
+            kept.log_offset = 0;
         }
     }
 

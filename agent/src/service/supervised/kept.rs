@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
-use tidegate_protocol::{BootId, ReleaseRef};
+use tidegate_protocol::{BootId, ComponentName, ReleaseRef};
 
+use crate::context::Context;
 use crate::durable;
 use crate::service::process::{Process, Stat, pids};
 
@@ -18,6 +19,8 @@ pub(super) const SPAWN_VARIABLE: &str = "TIDEGATE_SPAWN";
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 /// The log is put aside at a start when it is larger.
 const LOG_BYTES_MAX: u64 = 10 * 1024 * 1024;
+/// The log of a service that runs on and on is cut when it is larger.
+const RUNNING_LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Processes that outlive the service's main process get so long to end.
 const LINGER: Duration = Duration::from_secs(1);
 /// Killed processes are gone after so long, or stuck in the kernel.
@@ -41,6 +44,11 @@ pub(super) struct Kept {
     pub(super) release: ReleaseRef,
     /// Of the log, at the last start by order.
     pub(super) log_offset: u64,
+}
+
+/// Where a component's state is.
+pub(super) fn state_file(ctx: &Context, component: &ComponentName) -> PathBuf {
+    ctx.state_dir.join("supervised").join(format!("{component}.json"))
 }
 
 impl Kept {
@@ -122,8 +130,24 @@ pub(super) fn prepare_log(path: &Path) -> io::Result<u64> {
     if length <= LOG_BYTES_MAX {
         return Ok(length);
     }
+    std::fs::rename(path, aside(path))?;
+    Ok(0)
+}
+
+/// Cuts the log of a running service if it is far too large: the service holds
+/// the file open, so it is copied and emptied; what it says in between is lost.
+/// True if it was cut.
+pub(super) fn cut_log(path: &Path) -> io::Result<bool> {
+    if std::fs::metadata(path)?.len() <= RUNNING_LOG_BYTES_MAX {
+        return Ok(false);
+    }
+    std::fs::copy(path, aside(path))?;
+    std::fs::OpenOptions::new().write(true).open(path)?.set_len(0)?;
+    Ok(true)
+}
+
+fn aside(path: &Path) -> PathBuf {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".1");
-    std::fs::rename(path, PathBuf::from(aside))?;
-    Ok(0)
+    PathBuf::from(aside)
 }
