@@ -57,6 +57,8 @@ impl Host {
         let dir = self.dir.path().join("opt/api/releases").join(version);
         let file = dir.join("bin/api");
         std::fs::create_dir_all(dir.join("bin")).unwrap();
+        // The same version again: a read-only file is replaced, not written.
+        drop(std::fs::remove_file(&file));
         std::fs::write(&file, program).unwrap();
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o555)).unwrap();
         let entry = FileEntry { path: "bin/api".parse().unwrap(), digest: Digest::of(program), size: program.len() as u64, mode: 0o555 };
