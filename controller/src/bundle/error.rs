@@ -87,19 +87,6 @@ pub enum BundleError {
 }
 
 impl BundleError {
-    /// One word for scripts.
-    #[must_use]
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::Syntax { .. } | Self::Value { .. } => "bad-release-file",
-            Self::Entry { .. } | Self::Tree { .. } => "bad-tree",
-            Self::Manifest { .. } => "bad-manifest",
-            Self::Damaged { .. } => "bad-bundle",
-            Self::Read { .. } => "cannot-read",
-            Self::Write { .. } => "cannot-write",
-        }
-    }
-
     /// True where the input is at fault; false where this machine is.
     #[must_use]
     pub const fn is_input(&self) -> bool {

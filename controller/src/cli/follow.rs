@@ -1,0 +1,261 @@
+//! Watching a rollout to its end, over lost connections.
+//!
+//! The controller may be restarting: the command reconnects for a bounded time
+//! and goes on after the last event it saw, before it says that it no longer
+//! watches. The rollout never depends on it.
+
+use std::time::Duration;
+
+use tidegate_protocol::{Millis, RolloutId};
+use tidegate_rollout::RolloutState;
+use tidegate_rollout::status::StatusDoc;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::call::{Link, Trouble};
+use super::exit::Exit;
+use super::live::Live;
+use super::output::{Format, read};
+use super::{Context, render};
+use crate::operator::client::Part;
+use crate::operator::doc::EventDoc;
+use crate::operator::msg::{ErrorCode, ErrorDoc, Request, Until};
+
+/// How long a lost controller is looked for.
+const RECONNECT_FOR: Duration = Duration::from_secs(30);
+/// A contact that held this long was a contact.
+const STEADY_CONTACT: Duration = Duration::from_secs(5);
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_LAST: Duration = Duration::from_secs(2);
+
+/// What to follow.
+pub(super) struct Follow {
+    pub(super) id: RolloutId,
+    pub(super) until_watching: bool,
+}
+
+/// How a followed rollout ended for this command, with its last status.
+struct Ended {
+    exit: Exit,
+    status: String,
+}
+
+/// Follows a rollout and prints how it ended.
+pub(super) async fn follow(context: &Context, what: Follow, link: Option<Link>) -> Result<Exit, ErrorDoc> {
+    let mut live = Live::new(context.output);
+    let ended = tokio::select! {
+        ended = watch(context, &what, link, &mut live) => ended,
+        () = interrupted() => Err(detached(&what.id, "interrupted")),
+    };
+    live.clear();
+    let ended = ended?;
+    // ndjson is the events; their last one says how it ended.
+    if context.output.format != Format::Ndjson {
+        context.output.document(&ended.status, |doc: &StatusDoc, color| render::status(doc, color))?;
+    }
+    Ok(ended.exit)
+}
+
+/// Looks for a lost controller, within bounds.
+struct Patience {
+    /// Of the present search.
+    deadline: Option<Instant>,
+    pause: Duration,
+    /// Before the first contact nothing is retried.
+    met: bool,
+    /// Begin of the present contact.
+    contact: Option<Instant>,
+}
+
+impl Patience {
+    fn new(met: bool) -> Self {
+        Self { deadline: None, pause: RETRY_FIRST, met, contact: met.then(Instant::now) }
+    }
+
+    /// The controller is there.
+    fn met(&mut self) {
+        self.met = true;
+        self.contact.get_or_insert_with(Instant::now);
+    }
+
+    /// Waits before the next attempt, or says that there is none.
+    async fn lost(&mut self, id: &RolloutId, trouble: Trouble, say: impl FnOnce(&str)) -> Result<(), ErrorDoc> {
+        if !trouble.is_lost() || !self.met {
+            return Err(trouble.into());
+        }
+        let why = ErrorDoc::from(trouble);
+        let now = Instant::now();
+        // Contacts that break at once do not make the search endless.
+        if self.contact.take().is_some_and(|since| now - since > STEADY_CONTACT) {
+            (self.deadline, self.pause) = (None, RETRY_FIRST);
+        }
+        match self.deadline {
+            None => {
+                self.deadline = Some(now + RECONNECT_FOR);
+                say(&format!("{}; looking for the controller for {} s", why.message, RECONNECT_FOR.as_secs()));
+            }
+            Some(deadline) if now >= deadline => return Err(detached(id, &why.message)),
+            Some(_) => {}
+        }
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(RETRY_LAST);
+        Ok(())
+    }
+}
+
+async fn watch(context: &Context, what: &Follow, mut link: Option<Link>, live: &mut Live) -> Result<Ended, ErrorDoc> {
+    let mut patience = Patience::new(link.is_some());
+    let mut after_seq = 0;
+    loop {
+        let attempt = async {
+            let link = match link.take() {
+                Some(link) => link,
+                None => Link::open(context).await?,
+            };
+            once(context, &link, what, &mut after_seq, live, &mut patience).await
+        };
+        match attempt.await {
+            Ok(ended) => return Ok(ended),
+            Err(trouble) => patience.lost(&what.id, trouble, |text| live.say(text)).await?,
+        }
+    }
+}
+
+/// Over one connection.
+async fn once(
+    context: &Context,
+    link: &Link,
+    what: &Follow,
+    after_seq: &mut u64,
+    live: &mut Live,
+    patience: &mut Patience,
+) -> Result<Ended, Trouble> {
+    let mut answers =
+        link.stream(context, &Request::RolloutWatch { id: what.id.clone(), after_seq: *after_seq, stop_at_person: false }).await?;
+    let mut last = None;
+    loop {
+        let frame = answers.next().await?;
+        patience.met();
+        match frame {
+            Part::Document(json) => {
+                let doc: StatusDoc = read(&json)?;
+                live.status(&doc);
+                if let Some(exit) = early(doc.state, what) {
+                    return Ok(Ended { exit, status: json });
+                }
+                last = Some(json);
+            }
+            Part::Event(json) => {
+                let event: EventDoc = read(&json)?;
+                *after_seq = (*after_seq).max(event.seq);
+                if context.output.format == Format::Ndjson {
+                    context.output.line(&json)?;
+                }
+                live.event(&event);
+                // Events may be of long ago: the status now decides.
+                if event.kind == "state" && may_end(&event, what) {
+                    let json = link.ask(context, Request::RolloutStatus { id: what.id.clone() }).await?;
+                    let doc: StatusDoc = read(&json)?;
+                    if let Some(exit) = early(doc.state, what) {
+                        return Ok(Ended { exit, status: json });
+                    }
+                }
+            }
+            Part::End(exit) => {
+                let Some(status) = last else {
+                    return Err(Trouble::Lost(ErrorDoc::new(ErrorCode::Unavailable, "the controller ended the watch without a status")));
+                };
+                return Ok(Ended { exit: Exit::from(exit), status });
+            }
+        }
+    }
+}
+
+/// States in which the command ends though the rollout does not. A paused rollout
+/// is still watched: whoever paused it resumes it.
+fn early(state: RolloutState, what: &Follow) -> Option<Exit> {
+    match state {
+        RolloutState::AwaitingApproval => Some(Exit::Person),
+        RolloutState::Watching if what.until_watching => Some(Exit::Done),
+        _ => None,
+    }
+}
+
+fn may_end(event: &EventDoc, what: &Follow) -> bool {
+    let to = event.record.get("to").and_then(|t| t.as_str()).and_then(|t| t.parse().ok());
+    to.is_some_and(|state| early(state, what).is_some())
+}
+
+/// Waits for one of some states.
+pub(super) async fn wait(context: &Context, id: &RolloutId, until: Vec<Until>, timeout: Option<Millis>) -> Result<Exit, ErrorDoc> {
+    let deadline = timeout.map(|t| Instant::now() + Duration::from_millis(t.0));
+    let waited = async {
+        let mut patience = Patience::new(false);
+        loop {
+            let attempt = async {
+                let link = Link::open(context).await?;
+                patience.met();
+                wait_once(context, &link, id, &until, deadline).await
+            };
+            match attempt.await {
+                Ok(ended) => return Ok(ended),
+                Err(trouble) => patience.lost(id, trouble, |text| context.output.note(text)).await?,
+            }
+        }
+    };
+    let timed_out = || detached(id, &format!("not there after {}", timeout.unwrap_or_default()));
+    let waited = async {
+        match deadline {
+            // The controller counts too; it is asked to answer first.
+            Some(deadline) => timeout_at(deadline + Duration::from_secs(2), waited).await.unwrap_or_else(|_| Err(timed_out())),
+            None => waited.await,
+        }
+    };
+    let ended = tokio::select! {
+        ended = waited => ended?,
+        () = interrupted() => return Err(detached(id, "interrupted")),
+    };
+    if ended.exit == Exit::Detached {
+        let doc: StatusDoc = read(&ended.status)?;
+        return Err(timed_out().cause(format!("it is {}: {}", doc.state, doc.reason)));
+    }
+    context.output.document(&ended.status, |doc: &StatusDoc, color| render::state_line(doc, color))?;
+    Ok(ended.exit)
+}
+
+async fn wait_once(context: &Context, link: &Link, id: &RolloutId, until: &[Until], deadline: Option<Instant>) -> Result<Ended, Trouble> {
+    let left = deadline.map(|d| Millis(u64::try_from(d.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX)));
+    let mut answers = link.stream(context, &Request::RolloutWait { id: id.clone(), until: until.to_vec(), timeout: left }).await?;
+    let mut status = None;
+    loop {
+        match answers.next().await? {
+            Part::Document(json) => status = Some(json),
+            Part::Event(_) => {}
+            Part::End(exit) => {
+                let Some(status) = status else {
+                    return Err(Trouble::Lost(ErrorDoc::new(ErrorCode::Unavailable, "the controller ended the wait without a status")));
+                };
+                return Ok(Ended { exit: Exit::from(exit), status });
+            }
+        }
+    }
+}
+
+/// The rollout goes on without us.
+fn detached(id: &RolloutId, why: &str) -> ErrorDoc {
+    ErrorDoc::new(ErrorCode::Detached, format!("rollout {id} goes on; this command no longer watches it"))
+        .cause(why)
+        .fix(format!("go on with `tidegate rollout watch {id}`"))
+}
+
+/// Ctrl-C, or a polite request to end.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        // Without handlers the signals end the process themselves.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = int.recv() => {}
+        _ = term.recv() => {}
+    }
+}

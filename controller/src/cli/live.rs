@@ -1,0 +1,193 @@
+//! Progress of a watched rollout: what is open now, per wave and host, drawn on a
+//! terminal or written as plain lines.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tidegate_protocol::{ComponentName, HostName};
+use tidegate_rollout::record::TargetState;
+use tidegate_rollout::status::StatusDoc;
+
+use super::output::Output;
+use super::render;
+use super::table::clean;
+use crate::operator::doc::EventDoc;
+
+/// A rollout as the events tell it. Pure.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    head: String,
+    state: String,
+    step: String,
+    waves: BTreeMap<usize, String>,
+    hosts: BTreeMap<(HostName, ComponentName), (usize, TargetState)>,
+}
+
+/// Hosts named in one line.
+const NAMED_MAX: usize = 6;
+
+impl Model {
+    /// From where the rollout stands.
+    #[must_use]
+    pub fn new(doc: &StatusDoc) -> Self {
+        Self {
+            head: format!("{} ({})", doc.release, doc.strategy.word()),
+            state: doc.state.word().into(),
+            step: String::new(),
+            waves: doc.waves.iter().map(|w| (w.index, w.name.clone())).collect(),
+            hosts: doc.hosts.iter().filter_map(|h| Some(((h.host.clone(), h.component.clone()), (h.wave?, h.state)))).collect(),
+        }
+    }
+
+    /// Takes in one event; those that say nothing about progress change nothing.
+    pub fn apply(&mut self, event: &EventDoc) {
+        let word = |key: &str| event.record.get(key).and_then(|v| v.as_str());
+        match event.kind.as_str() {
+            "state" => self.state = word("to").unwrap_or_default().into(),
+            "step" => self.step = word("step").unwrap_or_default().into(),
+            "host" => {
+                let key = event.host.clone().zip(event.component.as_deref().and_then(|c| c.parse().ok()));
+                if let (Some(host), Some(to)) = (key.and_then(|k| self.hosts.get_mut(&k)), word("to").and_then(|w| w.parse().ok())) {
+                    host.1 = to;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What the whole rollout does.
+    #[must_use]
+    pub fn head(&self) -> String {
+        let count = |states: &[TargetState]| self.hosts.values().filter(|(_, s)| states.contains(s)).count();
+        let total = self.hosts.len();
+        let detail = match (self.step.as_str(), self.state.as_str()) {
+            ("preflight", "running") => "preflight".to_string(),
+            ("staging", "running") => format!("staged {}/{total}", total - count(&[TargetState::Pending, TargetState::Staging])),
+            (_, "rolling-back") => {
+                format!("back {}, on the way back {}", count(&[TargetState::Reverted]), count(&[TargetState::Reverting]))
+            }
+            _ => format!("confirmed {}/{total}", count(&[TargetState::Confirmed])),
+        };
+        clean(&format!("{}: {}, {detail}", self.head, self.state), 160)
+    }
+
+    /// One line per open wave: `api 2/4  3/5  web-4 swapping, web-5 probation`.
+    #[must_use]
+    pub fn open_waves(&self) -> Vec<(usize, String)> {
+        let mut out = Vec::new();
+        for (index, name) in &self.waves {
+            let hosts: Vec<(&HostName, TargetState)> =
+                self.hosts.iter().filter(|(_, (w, _))| w == index).map(|((h, _), (_, s))| (h, *s)).collect();
+            let flying: Vec<&(&HostName, TargetState)> = hosts.iter().filter(|(_, s)| s.in_flight()).collect();
+            let done = hosts.iter().filter(|(_, s)| *s == TargetState::Confirmed).count();
+            if flying.is_empty() {
+                continue;
+            }
+            let mut named: Vec<String> = flying.iter().take(NAMED_MAX).map(|(host, state)| format!("{host} {state}")).collect();
+            if flying.len() > NAMED_MAX {
+                named.push(format!("and {} more", flying.len() - NAMED_MAX));
+            }
+            out.push((*index, clean(&format!("{name}  {done}/{}  {}", hosts.len(), named.join(", ")), 200)));
+        }
+        out
+    }
+}
+
+/// Shows a [`Model`] while a command waits.
+pub(super) struct Live {
+    output: Output,
+    model: Option<Model>,
+    screen: Option<Screen>,
+}
+
+struct Screen {
+    all: MultiProgress,
+    head: ProgressBar,
+    waves: BTreeMap<usize, ProgressBar>,
+}
+
+impl Live {
+    pub(super) fn new(output: Output) -> Self {
+        let screen = output.live.then(|| {
+            let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+            let head = spinner(&all);
+            Screen { all, head, waves: BTreeMap::new() }
+        });
+        Self { output, model: None, screen }
+    }
+
+    pub(super) fn status(&mut self, doc: &StatusDoc) {
+        self.model = Some(Model::new(doc));
+        self.draw();
+    }
+
+    pub(super) fn event(&mut self, event: &EventDoc) {
+        if let Some(model) = &mut self.model {
+            model.apply(event);
+        }
+        // On a terminal the lines below tell how far hosts are; above them stays
+        // what a person would want to read again.
+        let failed = event.record.get("failure").is_some_and(|f| !f.is_null());
+        if self.screen.is_none() || failed || matches!(event.kind.as_str(), "state" | "said" | "returned" | "healed" | "started") {
+            self.say(&render::event_line(event));
+        }
+        self.draw();
+    }
+
+    /// A line that stays.
+    pub(super) fn say(&self, text: &str) {
+        match &self.screen {
+            // A terminal that is gone does not stop a rollout.
+            Some(screen) => drop(screen.all.println(clean(text, 600))),
+            None => self.output.note(text),
+        }
+    }
+
+    /// Takes the moving lines away.
+    pub(super) fn clear(&mut self) {
+        if let Some(screen) = self.screen.take() {
+            let _ = screen.all.clear();
+        }
+    }
+
+    fn draw(&mut self) {
+        let (Some(screen), Some(model)) = (&mut self.screen, &self.model) else { return };
+        screen.head.set_message(model.head());
+        let open = model.open_waves();
+        screen.waves.retain(|index, bar| {
+            let keep = open.iter().any(|(i, _)| i == index);
+            if !keep {
+                bar.finish_and_clear();
+                screen.all.remove(bar);
+            }
+            keep
+        });
+        for (index, line) in open {
+            let bar = screen.waves.entry(index).or_insert_with(|| spinner(&screen.all));
+            bar.set_message(line);
+        }
+    }
+}
+
+fn spinner(all: &MultiProgress) -> ProgressBar {
+    let bar = all.add(ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()));
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
+/// A bar of bytes on stderr, if it is a terminal.
+pub(super) fn byte_bar(output: &Output, what: &'static str) -> ProgressBar {
+    if !output.live {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(what);
+    bar
+}
