@@ -46,14 +46,16 @@ impl Machine {
         let on_the_way = unfinished || matches!(old.state, State::Swapping(_));
         let standing = Target::from(old.standing.clone());
         let inherited = old.inherited().filter(|swap| swap.from == word.target);
+        // A drain that could not be undone is undone now, whatever came in between.
+        let drained = old.swap.as_ref().is_some_and(|swap| swap.drained);
         let away = match (&old.state, &old.assignment) {
             (State::RevertFailed(_), _) if self.is_back() => old.way_back().1,
-            (_, Some(assignment)) if on_the_way => assignment.target.clone(),
+            (_, Some(assignment)) if on_the_way || drained => assignment.target.clone(),
             _ => standing.clone(),
         };
         let swap = Swap {
             was_healthy: inherited.is_none_or(|swap| swap.was_healthy),
-            drained: on_the_way && old.swap.as_ref().is_some_and(|swap| swap.drained),
+            drained,
             lease: Some(self.lease(word.healthy_deadline)),
             restart: unfinished || standing != word.target,
             ..Swap::new(away)

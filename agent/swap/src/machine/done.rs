@@ -119,7 +119,12 @@ impl Machine {
         // An ordered way back that waits is the better way back.
         match self.record.pending.take_if(|word| word.intent == Intent::Back && word.phase >= Phase::Swap) {
             Some(word) => self.adopt(word),
-            None if reversible(&self.record) => self.begin_revert(why, false),
+            // The first try may have moved the link all the same, and a boot since
+            // then started what it pointed at.
+            None if reversible(&self.record) => {
+                let booted = self.record.swap.as_ref().is_some_and(|swap| swap.reboots > 0);
+                self.begin_revert(why, booted);
+            }
             None => self.give_up(why, false),
         }
     }

@@ -11,8 +11,7 @@ use crate::table::up_to;
 /// A crash at the n-th chance of a whole run to Confirmed. False when there is none.
 fn crash_at(host: &mut Host, n: usize, write: Write, end: End) -> bool {
     host.auto = false;
-    let mut chance = 0;
-    for _ in 0..64 {
+    for chance in 0..64 {
         let here = chance == n;
         if host.out.is_some() {
             host.write(if here { write } else { Write::Good });
@@ -24,7 +23,6 @@ fn crash_at(host: &mut Host, n: usize, write: Write, end: End) -> bool {
         if here {
             return true;
         }
-        chance += 1;
     }
     panic!("does not end");
 }

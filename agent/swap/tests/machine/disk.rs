@@ -59,6 +59,7 @@ fn after_the_flip_it_goes_back_though_nothing_can_be_recorded() {
         host.auto = false;
         host.say(forward(2, 2, Phase::Swap));
         saving(&mut host, &state);
+        let mut rested = false;
         for _ in 0..64 {
             if host.out.is_some() {
                 host.write(Write::Refused);
@@ -68,12 +69,13 @@ fn after_the_flip_it_goes_back_though_nothing_can_be_recorded() {
                 host.now = host.now.max(at);
                 host.event(Event::Timeout);
             } else {
+                rested = true;
                 break;
             }
             let shown = host.machine.progress();
             assert!(shown != Progress::Healthy && shown != Progress::Confirmed);
         }
-        // Bounded: it came to rest though the disk refused throughout.
+        assert!(rested, "{state:?}: tries for ever on a disk that refuses throughout");
         assert_eq!((host.machine.progress(), cause(&host)), (Progress::Reverted, Some(Cause::Disk)), "{state:?}");
         assert_eq!((host.link.clone(), host.machine.poll_timeout()), (Some(release(0)), None), "{state:?}");
         // Said again, it tries again.

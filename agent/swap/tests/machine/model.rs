@@ -7,11 +7,11 @@ use tidegate_protocol::report::{Cause, Failure, Progress, SmokeResult, SmokeStat
 use tidegate_protocol::{Assignment, Digest, Generation, Intent, Millis, Phase, ReleaseRef, Target, Timestamp};
 use tidegate_swap::{Action, Event, Machine, Op, OpId, Outcome, Record, Restart, State, Step};
 
-pub fn release(n: u8) -> ReleaseRef {
+pub(crate) fn release(n: u8) -> ReleaseRef {
     ReleaseRef { id: format!("shop@{n}").parse().unwrap(), manifest: Digest::of(&[n]) }
 }
 
-pub fn to(n: u8) -> Target {
+pub(crate) fn to(n: u8) -> Target {
     Target::Release(release(n))
 }
 
@@ -20,7 +20,7 @@ fn executable(release: &ReleaseRef) -> u8 {
     (0..8).find(|n| *release == self::release(*n)).map_or(9, |n| n.max(1))
 }
 
-pub fn word(n: u64, intent: Intent, target: Target, phase: Phase) -> Assignment {
+pub(crate) fn word(n: u64, intent: Intent, target: Target, phase: Phase) -> Assignment {
     Assignment {
         generation: Generation::new(1, n),
         component: "api".parse().unwrap(),
@@ -36,20 +36,20 @@ pub fn word(n: u64, intent: Intent, target: Target, phase: Phase) -> Assignment 
     }
 }
 
-pub fn forward(n: u64, release: u8, phase: Phase) -> Assignment {
+pub(crate) fn forward(n: u64, release: u8, phase: Phase) -> Assignment {
     word(n, Intent::Forward, to(release), phase)
 }
 
-pub fn back(n: u64, target: Target) -> Assignment {
+pub(crate) fn back(n: u64, target: Target) -> Assignment {
     word(n, Intent::Back, target, Phase::Swap)
 }
 
-pub fn broken(cause: Cause) -> Failure {
+pub(crate) fn broken(cause: Cause) -> Failure {
     Failure { cause, message: "broken".into() }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Write {
+pub(crate) enum Write {
     Good,
     Refused,
     CrashBefore,
@@ -57,7 +57,7 @@ pub enum Write {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     Good,
     Bad,
     CrashBefore,
@@ -70,23 +70,23 @@ struct Process {
     started: Timestamp,
 }
 
-pub struct Host {
-    pub machine: Machine,
+pub(crate) struct Host {
+    pub(crate) machine: Machine,
     /// Answers every Persist well, at once.
-    pub auto: bool,
-    pub disk: Option<Record>,
-    pub link: Option<ReleaseRef>,
+    pub(crate) auto: bool,
+    pub(crate) disk: Option<Record>,
+    pub(crate) link: Option<ReleaseRef>,
     process: Option<Process>,
-    pub starts: u32,
-    pub trees: BTreeSet<ReleaseRef>,
+    pub(crate) starts: u32,
+    pub(crate) trees: BTreeSet<ReleaseRef>,
     /// The tree whose running process passed its smoke tests on this boot.
     proved: Option<ReleaseRef>,
-    pub now: Timestamp,
+    pub(crate) now: Timestamp,
     boot: u32,
-    pub op: Option<(OpId, Op)>,
-    pub out: Option<Record>,
-    pub ops: Vec<Op>,
-    pub reports: u32,
+    pub(crate) op: Option<(OpId, Op)>,
+    pub(crate) out: Option<Record>,
+    pub(crate) ops: Vec<Op>,
+    pub(crate) reports: u32,
     refused: bool,
     rebooted: bool,
     /// The disk refused what was shown, then a crash lost it: only the lease and
@@ -99,7 +99,7 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             machine: Machine::new("api".parse().unwrap(), "boot-0".parse().unwrap()),
             auto: true,
@@ -126,7 +126,7 @@ impl Host {
     }
 
     /// A host on which that release is confirmed as generation 1.
-    pub fn on(n: u8) -> Self {
+    pub(crate) fn on(n: u8) -> Self {
         let mut host = Self::new();
         host.say(forward(1, n, Phase::Confirm));
         host.run_out();
@@ -135,30 +135,30 @@ impl Host {
         host
     }
 
-    pub fn state(&self) -> &State {
+    pub(crate) fn state(&self) -> &State {
         &self.machine.record().state
     }
 
-    pub fn event(&mut self, event: Event) {
+    pub(crate) fn event(&mut self, event: Event) {
         self.machine.handle(self.now, self.now.0 + 5, event);
         self.pump();
     }
 
-    pub fn say(&mut self, word: Assignment) {
+    pub(crate) fn say(&mut self, word: Assignment) {
         self.event(Event::Assigned(word));
     }
 
-    pub fn wait(&mut self, ms: u64) {
+    pub(crate) fn wait(&mut self, ms: u64) {
         self.now = self.now + Millis(ms);
         self.event(Event::Timeout);
     }
 
     /// The supervisor restarts it by itself: it starts from what the link names.
-    pub fn restart_by_itself(&mut self) {
+    pub(crate) fn restart_by_itself(&mut self) {
         self.process = self.process.take().and(self.link.clone()).map(|tree| Process { tree, started: self.now });
     }
 
-    pub fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         if self.refused {
             self.lost.extend(self.shown.keys().copied());
             self.lost.extend(self.machine.record().assignment.as_ref().map(|word| word.generation));
@@ -181,7 +181,7 @@ impl Host {
         self.pump();
     }
 
-    pub fn reboot(&mut self) {
+    pub(crate) fn reboot(&mut self) {
         self.boot += 1;
         self.now = Timestamp(5_000);
         self.process = self.link.clone().map(|tree| Process { tree, started: self.now });
@@ -191,7 +191,7 @@ impl Host {
         self.crash();
     }
 
-    pub fn write(&mut self, how: Write) {
+    pub(crate) fn write(&mut self, how: Write) {
         let record = self.out.take().expect("a Persist is out");
         if matches!(how, Write::Good | Write::CrashAfter) {
             self.fence = self.fence.max(seen(&record));
@@ -209,15 +209,15 @@ impl Host {
         }
     }
 
-    pub fn ok(&mut self) {
+    pub(crate) fn ok(&mut self) {
         self.finish(End::Good);
     }
 
-    pub fn bad(&mut self) {
+    pub(crate) fn bad(&mut self) {
         self.finish(End::Bad);
     }
 
-    pub fn finish(&mut self, how: End) {
+    pub(crate) fn finish(&mut self, how: End) {
         let (id, op) = self.op.take().expect("an operation runs");
         // Nothing takes no time: what an operation starts is younger than its mark.
         self.now = self.now + Millis(1);
@@ -297,7 +297,7 @@ impl Host {
         }
     }
 
-    pub fn pump(&mut self) {
+    pub(crate) fn pump(&mut self) {
         while let Some(action) = self.machine.poll_action() {
             assert!(self.out.is_none(), "asked before the Persist was answered: {action:?}");
             match action {
@@ -385,7 +385,7 @@ impl Host {
     }
 
     /// Everything ends well from here, and every deadline fires.
-    pub fn run_out(&mut self) {
+    pub(crate) fn run_out(&mut self) {
         for _ in 0..400 {
             if self.out.is_some() {
                 self.write(Write::Good);

@@ -108,7 +108,7 @@ fn run(steps: Vec<Choice>, refuse: bool, installed: bool) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn invariants_hold_from_nothing(steps in steps()) {

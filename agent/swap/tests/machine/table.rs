@@ -451,6 +451,17 @@ fn a_newer_release_is_adopted_after_a_failed_revert_too() {
 }
 
 #[test]
+fn a_waiting_generation_that_was_cancelled_stays_so() {
+    let mut host = Host::on(0);
+    host.say(forward(2, 2, Phase::Swap));
+    up_to(&mut host, &State::Healthy);
+    host.say(forward(3, 3, Phase::Cancel));
+    host.say(forward(3, 3, Phase::Swap));
+    host.run_out();
+    assert_eq!((host.state(), host.link.clone()), (&State::Cancelled, Some(release(0))));
+}
+
+#[test]
 fn the_release_that_stands_is_swapped_again() {
     let mut host = Host::on(0);
     let starts = host.starts;
