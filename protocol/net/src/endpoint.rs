@@ -139,13 +139,24 @@ pub fn peer(connection: &quinn::Connection) -> Result<Peer, NetError> {
 pub async fn connect(endpoint: &quinn::Endpoint, config: quinn::ClientConfig, host_port: &str) -> Result<quinn::Connection, NetError> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
     let resolve = |source| NetError::Resolve { host_port: host_port.into(), source };
-    let mut waiting: VecDeque<SocketAddr> = match timeout_at(deadline, tokio::net::lookup_host(host_port)).await {
+    let addrs = match timeout_at(deadline, tokio::net::lookup_host(host_port)).await {
         Ok(Ok(addrs)) => addrs.take(ADDRESSES_MAX).collect(),
         Ok(Err(error)) => return Err(resolve(Some(error))),
         Err(_) => return Err(resolve(None)),
     };
+    connect_any(endpoint, config, host_port, addrs, deadline).await
+}
+
+/// The first address that accepts us.
+async fn connect_any(
+    endpoint: &quinn::Endpoint,
+    config: quinn::ClientConfig,
+    host_port: &str,
+    mut waiting: VecDeque<SocketAddr>,
+    deadline: Instant,
+) -> Result<quinn::Connection, NetError> {
     let Some(mut last) = waiting.front().copied() else {
-        return Err(resolve(None));
+        return Err(NetError::Resolve { host_port: host_port.into(), source: None });
     };
     let mut attempts = JoinSet::new();
     let mut next = Instant::now();
@@ -230,16 +241,38 @@ mod tests {
         config
     }
 
-    #[tokio::test]
-    async fn the_alpn_decides() {
-        let ca = Ca::create("test").unwrap();
+    fn controller(ca: &Ca) -> quinn::Endpoint {
         let (cert, key) = ca.issue_controller(&["127.0.0.1".into()]).unwrap();
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("crt"), cert).unwrap();
         std::fs::write(dir.path().join("key"), key).unwrap();
         std::fs::write(dir.path().join("ca"), ca.cert_pem()).unwrap();
         let identity = Identity::load(&dir.path().join("crt"), &dir.path().join("key"), &dir.path().join("ca")).unwrap();
-        let endpoint = server(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &identity).unwrap();
+        server(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &identity).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_does_not_keep_the_next_one_waiting() {
+        let ca = Ca::create("test").unwrap();
+        let endpoint = controller(&ca);
+        let addr = endpoint.local_addr().unwrap();
+        let (out, _accepted) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move { accept(&endpoint, &Admission::default(), &out).await });
+        let silent = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let config = client_config(Caller::Enrolling { ca_pin: ca.pin() }).unwrap();
+        let addrs = VecDeque::from([silent.local_addr().unwrap(), addr]);
+        // Half of what the silent one may take.
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let client = client(None).unwrap();
+        let dialled = connect_any(&client, config, "two addresses", addrs, deadline);
+        let connection = tokio::time::timeout(CONNECT_TIMEOUT / 2, dialled).await.unwrap().unwrap();
+        assert_eq!(connection.remote_address().port(), addr.port());
+    }
+
+    #[tokio::test]
+    async fn the_alpn_decides() {
+        let ca = Ca::create("test").unwrap();
+        let endpoint = controller(&ca);
         let addr = endpoint.local_addr().unwrap();
         let (out, mut accepted) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move { accept(&endpoint, &Admission::default(), &out).await });

@@ -117,7 +117,8 @@ async fn a_frame_that_does_not_go_on_is_cut() {
     let (_send, mut frames) = stream(&connection, &accepted.connection, &frame[..frame.len() - 1]).await;
     tokio::time::pause();
     let before = tokio::time::Instant::now();
-    assert!(matches!(frames.receive::<FetchRequest>(MAX).await, Err(StreamError::Slow)));
+    let received = tokio::time::timeout(FRAME_TIMEOUT * 3, frames.receive::<FetchRequest>(MAX)).await.unwrap();
+    assert!(matches!(received, Err(StreamError::Slow)));
     assert!(before.elapsed() >= FRAME_TIMEOUT && before.elapsed() < FRAME_TIMEOUT + Duration::from_secs(1), "{:?}", before.elapsed());
 }
 
@@ -129,9 +130,11 @@ async fn a_peer_that_does_not_read_is_cut() {
     // More than both windows: somebody has to read for it to get through.
     let frame = vec![0u8; 8 * 1024 * 1024 - 16];
     tokio::time::pause();
-    assert!(matches!(sender.send(&frame, 8 * 1024 * 1024).await, Err(StreamError::Slow)));
+    let sent = tokio::time::timeout(FRAME_TIMEOUT * 3, sender.send(&frame, 8 * 1024 * 1024)).await.unwrap();
+    assert!(matches!(sent, Err(StreamError::Slow)));
     let (_, mut recv) = accepted.connection.accept_bi().await.unwrap();
-    assert!(matches!(recv.read_to_end(usize::MAX).await, Err(quinn::ReadToEndError::Read(quinn::ReadError::Reset(_)))));
+    let read = tokio::time::timeout(FRAME_TIMEOUT * 3, recv.read_to_end(usize::MAX)).await.unwrap();
+    assert!(matches!(read, Err(quinn::ReadToEndError::Read(quinn::ReadError::Reset(_)))));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Controller, HOUR, LOOPBACK, ca, controller, host, operator, session, until};
-use tidegate_net::transport::KNOWN_STREAMS;
+use tidegate_net::transport::{CONTROLLER_STREAM_RECEIVE_BYTES, KNOWN_STREAMS, STRANGER_RECEIVE_BYTES};
 use tidegate_net::{Admission, Caller, NetError, Peer, Role, client, client_config, close, connect, explain};
 use tidegate_protocol::Digest;
 
@@ -40,6 +40,27 @@ async fn a_known_peer_gets_its_streams_and_no_more() {
         streams.push((send, recv));
     }
     one_more_only_after_an_end(&accepted.connection, &connection, streams).await;
+}
+
+/// Sends until `room` bytes are out that nobody reads, then finds that one more has to wait.
+async fn fills(connection: &quinn::Connection, room: u32) {
+    let (mut send, _recv) = connection.open_bi().await.unwrap();
+    let bytes = vec![0; room as usize];
+    tokio::time::timeout(SOON, send.write_all(&bytes)).await.unwrap().unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(100), send.write(b"x")).await.is_err(), "more than {room} bytes have room");
+}
+
+#[tokio::test]
+async fn a_known_peer_may_send_more_than_a_stranger() {
+    let ca = ca();
+    let mut server = Controller::start(&controller(&ca));
+    let (host, ca_pin) = (host(&ca, "web-1", HOUR), ca.pin());
+    for (caller, room) in [(Caller::Known(&host), CONTROLLER_STREAM_RECEIVE_BYTES), (Caller::Enrolling { ca_pin }, STRANGER_RECEIVE_BYTES)]
+    {
+        let connection = server.dial(caller).await.unwrap();
+        let _accepted = server.accepted.recv().await.unwrap();
+        fills(&connection, room).await;
+    }
 }
 
 #[tokio::test]
@@ -218,12 +239,15 @@ async fn a_storm_of_reconnects_gets_in_by_turns() {
     }
     // Each host comes out once; that its own side agrees is seen by its task's end.
     let mut names = std::collections::BTreeSet::new();
+    // Kept: dropping a connection closes it, perhaps before the host knows that it is in.
+    let mut sessions = Vec::new();
     let mut connected = Vec::new();
     while connected.len() < usize::try_from(FLEET).unwrap() || names.len() < connected.len() {
         tokio::select! {
             Some(accepted) = server.accepted.recv() => {
                 let Peer::Known(peer) = accepted.peer else { panic!("not known") };
                 assert!(names.insert(peer.name));
+                sessions.push(accepted.connection);
             }
             Some(done) = fleet.join_next() => connected.push(done.unwrap().unwrap()),
         }
