@@ -1,7 +1,8 @@
 //! What one asks of a fleet: through the CLI, and by asking the services.
 
 use std::fs;
-use std::path::PathBuf;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
+use crate::bins::programs;
 use crate::client::{Answer, Poller, get};
 use crate::fleet::{Fleet, READY_WITHIN};
 use crate::output::Output;
@@ -21,13 +23,30 @@ const COMMAND_WITHIN: Duration = Duration::from_secs(180);
 /// For one request to a service.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-impl Fleet {
-    /// `tidegate ARGS` as the first operator, not started yet.
+/// Whoever drives a fleet: the CLI with a profile, and a directory for releases
+/// and plans.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    cli: PathBuf,
+    profile: PathBuf,
+    work: PathBuf,
+}
+
+impl Operator {
+    /// The first operator of the controller in `controller`; releases and plans
+    /// are written below `work`.
+    ///
+    /// # Errors
+    /// The programs do not build.
+    pub fn first(controller: &Path, work: &Path) -> anyhow::Result<Self> {
+        Ok(Self { cli: programs()?.cli.clone(), profile: controller.join("operators/admin"), work: work.to_owned() })
+    }
+
+    /// `tidegate ARGS` as this operator, not started yet.
     #[must_use]
     pub fn cli_command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.programs.cli);
-        command.args(args).current_dir(&self.dir);
-        command.env("TIDEGATE_PROFILE", self.controller_dir().join("operators/admin"));
+        let mut command = Command::new(&self.cli);
+        command.args(args).current_dir(&self.work).env("TIDEGATE_PROFILE", &self.profile);
         command
     }
 
@@ -58,9 +77,10 @@ impl Fleet {
     }
 
     /// A name below `work/` that was not used before.
-    fn fresh(&self, what: &str) -> PathBuf {
+    #[must_use]
+    pub fn fresh(&self, what: &str) -> PathBuf {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        self.dir.join("work").join(format!("{what}-{}", NEXT.fetch_add(1, Ordering::Relaxed)))
+        self.work.join(format!("{what}-{}", NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Packs a release; the bundle's path.
@@ -68,10 +88,16 @@ impl Fleet {
     /// # Errors
     /// The CLI says no.
     pub fn pack(&self, release: &Release) -> anyhow::Result<PathBuf> {
-        let dir = self.fresh("release");
-        let toml = release.write(&dir)?;
-        let bundle = dir.join("release.bundle");
-        self.cli(&["release", "pack", "-f", path(&toml)?, "-o", path(&bundle)?])?.expect_code(0)?;
+        self.pack_file(&release.write(&self.fresh("release"))?)
+    }
+
+    /// Packs what a release.toml names; the bundle's path, beside that file.
+    ///
+    /// # Errors
+    /// The CLI says no.
+    pub fn pack_file(&self, toml: &Path) -> anyhow::Result<PathBuf> {
+        let bundle = toml.with_file_name("release.bundle");
+        self.cli(&["release", "pack", "-f", path(toml)?, "-o", path(&bundle)?])?.expect_code(0)?;
         Ok(bundle)
     }
 
@@ -80,7 +106,16 @@ impl Fleet {
     /// # Errors
     /// The CLI says no.
     pub fn import(&self, release: &Release) -> anyhow::Result<Value> {
-        let bundle = self.pack(release)?;
+        self.import_file(&release.write(&self.fresh("release"))?)
+    }
+
+    /// Packs and imports what a release.toml names, and removes its directory;
+    /// what `release import` printed.
+    ///
+    /// # Errors
+    /// The CLI says no.
+    pub fn import_file(&self, toml: &Path) -> anyhow::Result<Value> {
+        let bundle = self.pack_file(toml)?;
         let imported = self.json(&["release", "import", path(&bundle)?])?;
         // It was sent to the depot: 20 hosts copy it often enough.
         if let Some(dir) = bundle.parent() {
@@ -126,17 +161,6 @@ impl Fleet {
         let plan = self.plan_file(plan)?;
         let started = self.json(&["rollout", "start", "-f", &plan, "--detach"])?;
         Ok(text(&started, "/id")?.to_owned())
-    }
-
-    /// Imports `release` and puts it on all hosts at once, as a fleet's first
-    /// release: it must work.
-    ///
-    /// # Errors
-    /// It does not.
-    pub fn ship(&self, release: &Release) -> anyhow::Result<()> {
-        self.import(release)?;
-        self.roll(&Plan::new(&release.id(), "big-bang").batch(&self.hosts.len().to_string()))?.expect_code(0)?;
-        Ok(())
     }
 
     /// `rollout status ID`.
@@ -203,7 +227,7 @@ impl Fleet {
     /// # Errors
     /// They do not come.
     pub fn wait_online(&self, count: usize) -> anyhow::Result<()> {
-        let looked = wait_until(&format!("{count} hosts are online"), READY_WITHIN, || {
+        wait_until(&format!("{count} hosts are online"), READY_WITHIN, || {
             let output = self.cli(&["host", "list", "--output", "json"])?;
             if output.code != 0 {
                 return Ok(Look::NotYet(output.to_string()));
@@ -211,8 +235,7 @@ impl Fleet {
             let list = output.json()?;
             let online = list.as_array().map_or(0, |hosts| hosts.iter().filter(|host| host["state"] == "online").count());
             Ok(if online == count { Look::Done(()) } else { Look::NotYet(format!("{online} are")) })
-        });
-        looked.with_context(|| self.tails())
+        })
     }
 
     /// `host list`, by the controller's word.
@@ -224,6 +247,45 @@ impl Fleet {
             Value::Array(hosts) => Ok(hosts),
             other => bail!("host list is no list: {other}"),
         }
+    }
+
+    /// What is observed of `component` on every host, by host name: what must be
+    /// the same after a rollout was rolled back (executable, tree, release).
+    ///
+    /// # Errors
+    /// The controller does not answer, or a host has no such component.
+    pub fn observed(&self, component: &str) -> anyhow::Result<Vec<(String, Value)>> {
+        let mut observed = Vec::new();
+        for host in self.host_list()? {
+            let name = text(&host, "/name")?.to_owned();
+            let entry =
+                host.pointer(&format!("/components/{component}")).with_context(|| format!("{name} has no {component}: {host:#}"))?;
+            let facts = ["release", "running_sha256", "tree_sha256", "state"].map(|key| (key.to_owned(), entry[key].clone()));
+            observed.push((name, Value::Object(facts.into_iter().collect())));
+        }
+        Ok(observed)
+    }
+}
+
+impl Deref for Fleet {
+    type Target = Operator;
+
+    /// A fleet is asked through its first operator.
+    fn deref(&self) -> &Operator {
+        &self.operator
+    }
+}
+
+impl Fleet {
+    /// Imports `release` and puts it on all hosts at once, as a fleet's first
+    /// release: it must work.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn ship(&self, release: &Release) -> anyhow::Result<()> {
+        self.import(release)?;
+        self.roll(&Plan::new(&release.id(), "big-bang").batch(&self.hosts.len().to_string()))?.expect_code(0)?;
+        Ok(())
     }
 
     /// What the service on each host says when asked: its whole greeting.
@@ -251,23 +313,6 @@ impl Fleet {
     pub fn poll(&self, interval: Duration) -> Poller {
         let targets: Vec<_> = self.hosts.iter().map(|host| (host.name.clone(), host.address())).collect();
         Poller::start(&targets, interval)
-    }
-
-    /// What is observed of `component` on every host, by host name: what must be
-    /// the same after a rollout was rolled back (executable, tree, release).
-    ///
-    /// # Errors
-    /// The controller does not answer, or a host has no such component.
-    pub fn observed(&self, component: &str) -> anyhow::Result<Vec<(String, Value)>> {
-        let mut observed = Vec::new();
-        for host in self.host_list()? {
-            let name = text(&host, "/name")?.to_owned();
-            let entry =
-                host.pointer(&format!("/components/{component}")).with_context(|| format!("{name} has no {component}: {host:#}"))?;
-            let facts = ["release", "running_sha256", "tree_sha256", "state"].map(|key| (key.to_owned(), entry[key].clone()));
-            observed.push((name, Value::Object(facts.into_iter().collect())));
-        }
-        Ok(observed)
     }
 }
 
@@ -327,6 +372,6 @@ pub fn text<'a>(value: &'a Value, pointer: &str) -> anyhow::Result<&'a str> {
     value.pointer(pointer).and_then(Value::as_str).with_context(|| format!("no string at {pointer} in {value:#}"))
 }
 
-fn path(path: &std::path::Path) -> anyhow::Result<&str> {
+fn path(path: &Path) -> anyhow::Result<&str> {
     path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }

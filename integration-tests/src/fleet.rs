@@ -19,6 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail, ensure};
 use rustix::process::Signal;
 
+use crate::ask::Operator;
 use crate::bins::{Programs, programs};
 use crate::logs;
 use crate::output::Output;
@@ -132,7 +133,7 @@ impl FleetBuilder {
             for index in 0..self.hosts {
                 fleet.start_agent_with(index, &self.agent_env)?;
             }
-            fleet.wait_online(self.hosts)?;
+            fleet.wait_online(self.hosts).with_context(|| fleet.tails())?;
         }
         Ok(fleet)
     }
@@ -143,8 +144,9 @@ impl FleetBuilder {
 pub struct Fleet {
     /// By number, `hosts[0]` is `h1`.
     pub hosts: Vec<Host>,
-    pub(crate) dir: PathBuf,
-    pub(crate) programs: &'static Programs,
+    pub(crate) operator: Operator,
+    dir: PathBuf,
+    programs: &'static Programs,
     controller: Option<Process>,
     reaper: Option<Reaper>,
 }
@@ -178,7 +180,8 @@ impl Fleet {
         // Run by root, agents start services as another user, who must get there.
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).context("the mode of the fleet's directory")?;
         let reaper = Reaper::start(&programs.reaper, &dir)?;
-        let fleet = Self { hosts: Vec::new(), dir, programs, controller: None, reaper: Some(reaper) };
+        let operator = Operator::first(&dir.join("controller"), &dir.join("work"))?;
+        let fleet = Self { hosts: Vec::new(), operator, dir, programs, controller: None, reaper: Some(reaper) };
         for (name, mode) in [("work", 0o755), ("scratch", 0o777)] {
             let path = fleet.dir.join(name);
             fs::create_dir(&path)
