@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::error::{chain, failure};
-use crate::store::{Incoming, Store, StoreError};
+use crate::store::{Arrived, Store, StoreError};
 use crate::work::Scope;
 
 /// A stream that brings nothing for so long is given up.
@@ -268,39 +268,47 @@ async fn chunk(receiver: &mut FrameReceiver, left: u64) -> Result<quinn::Chunk, 
     }
 }
 
-/// The blocking side: how many files were finished, and what stopped it.
+/// The blocking side: how many files are kept, and what stopped it.
 fn write(store: &Store, files: &[Want], mut arriving: mpsc::Receiver<quinn::Chunk>, scope: &Scope) -> (usize, Option<Failure>) {
-    let named = |want: &Want, error: &StoreError| {
-        let failure_ = error.failure();
-        failure(failure_.cause, &format!("{}: {}", want.name, failure_.message))
+    let mut batch = match store.batch() {
+        Ok(batch) => batch,
+        Err(error) => return (0, Some(error.failure())),
     };
-    let mut done = 0;
+    let mut kept = 0;
+    let mut wrong = None;
     for want in files {
         match write_one(store, want, &mut arriving) {
-            Ok(true) => {
-                done += 1;
-                scope.counters.staged.fetch_add(want.size, Ordering::Relaxed);
+            Ok(Some(arrived)) => batch.add(arrived),
+            Ok(None) => break,
+            Err(error) => {
+                let plain = error.failure();
+                wrong = Some(failure(plain.cause, &format!("{}: {}", want.name, plain.message)));
+                break;
             }
-            Ok(false) => break,
-            Err(error) => return (done, Some(named(want, &error))),
+        }
+        scope.counters.staged.fetch_add(want.size, Ordering::Relaxed);
+        if batch.full() {
+            match batch.keep() {
+                Ok(count) => kept += count,
+                Err(error) => return (kept, Some(error.failure())),
+            }
         }
     }
-    match store.sync() {
-        Ok(()) => (done, None),
-        // Names that are not durable do not count.
-        Err(error) => (0, Some(error.failure())),
+    // What came whole before the stream broke need not come again.
+    match batch.keep() {
+        Ok(count) => (kept + count, wrong),
+        Err(error) => (kept, Some(error.failure())),
     }
 }
 
-/// False when the stream ended before the file did.
-fn write_one(store: &Store, want: &Want, arriving: &mut mpsc::Receiver<quinn::Chunk>) -> Result<bool, StoreError> {
-    let mut incoming: Incoming = store.incoming(want.digest, want.size)?;
+/// None when the stream ended before the file did.
+fn write_one(store: &Store, want: &Want, arriving: &mut mpsc::Receiver<quinn::Chunk>) -> Result<Option<Arrived>, StoreError> {
+    let mut incoming = store.incoming(want.digest, want.size)?;
     let mut left = want.size;
     while left > 0 {
-        let Some(chunk) = arriving.blocking_recv() else { return Ok(false) };
+        let Some(chunk) = arriving.blocking_recv() else { return Ok(None) };
         left = left.saturating_sub(chunk.bytes.len() as u64);
         incoming.write(&chunk.bytes)?;
     }
-    incoming.finish()?;
-    Ok(true)
+    incoming.finish().map(Some)
 }

@@ -1,14 +1,14 @@
 //! Verified bytes by digest: `store/<sha256>`.
 //!
-//! Owns how a file gets in (hashed while it is written, exact size, fsynced,
-//! renamed) and out. Nothing is in the store under a name that its bytes did not
+//! Owns how a file gets in (hashed while it is written, exact size, made durable,
+//! then renamed) and out. Nothing is in the store under a name that its bytes did not
 //! have when they were written. Everything here blocks.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tidegate_protocol::digest::Hasher;
 use tidegate_protocol::report::Failure;
@@ -19,6 +19,13 @@ use crate::error::failed;
 
 /// What begins the name of a file that is still arriving.
 const INCOMING: &str = ".incoming-";
+
+/// Up to so many files are synced one by one; above it, the file system is synced
+/// once, which also writes out what others have not: fewer commits, but not ours alone.
+pub const SYNC_EACH_MAX: usize = 32;
+/// A batch's size: open files, and bytes lost to a connection that drops.
+const BATCH_FILES: usize = 256;
+const BATCH_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Why bytes did not get into the store.
 #[derive(Debug, thiserror::Error)]
@@ -150,12 +157,14 @@ impl Store {
         Ok(Incoming { file: Some(file), temp, path: self.path(&digest), digest, size, got: 0, hasher: Hasher::new() })
     }
 
-    /// Makes the names of all finished files durable: once per batch.
+    /// Begins a batch of files.
     ///
     /// # Errors
-    /// [`StoreError::Write`].
-    pub fn sync(&self) -> Result<(), StoreError> {
-        durable::sync_dir(&self.dir).map_err(|source| StoreError::Write { path: self.dir.clone(), source })
+    /// [`StoreError::Open`].
+    pub fn batch(&self) -> Result<Batch, StoreError> {
+        // Open before the first write: it then hears of every error since.
+        let dir = File::open(&self.dir).map_err(|source| StoreError::Open { path: self.dir.clone(), source })?;
+        Ok(Batch { dir, path: self.dir.clone(), arrived: Vec::new(), bytes: 0 })
     }
 
     /// Deletes every file that is not in `keep`; returns how many.
@@ -202,12 +211,11 @@ impl Incoming {
         file.write_all(bytes).map_err(|source| StoreError::Write { path: self.temp.clone(), source })
     }
 
-    /// Checks size and digest, makes the bytes durable and gives them their name.
-    /// The name is durable after the next [`Store::sync`].
+    /// Checks size and digest. The file gets its name with its [`Batch`].
     ///
     /// # Errors
-    /// Every [`StoreError`]: nothing is left then.
-    pub fn finish(mut self) -> Result<(), StoreError> {
+    /// [`StoreError::Short`], [`StoreError::Corrupt`]: nothing is left then.
+    pub fn finish(mut self) -> Result<Arrived, StoreError> {
         if self.got != self.size {
             return Err(StoreError::Short { digest: self.digest, size: self.size, got: self.got });
         }
@@ -215,14 +223,69 @@ impl Incoming {
         if got != self.digest {
             return Err(StoreError::Corrupt { digest: self.digest, got });
         }
-        let write = |path: &Path, source| StoreError::Write { path: path.to_owned(), source };
-        let Some(file) = self.file.take() else { return Ok(()) };
-        let named = file.sync_all().and_then(|()| fs::rename(&self.temp, &self.path));
-        if let Err(source) = named {
-            let _ = fs::remove_file(&self.temp);
-            return Err(write(&self.path, source));
-        }
+        Ok(Arrived(self))
+    }
+}
+
+/// A file whose bytes are right, but not durable yet, and without its name.
+/// Dropped, it leaves nothing.
+pub struct Arrived(Incoming);
+
+impl Arrived {
+    fn sync(&self) -> Result<(), StoreError> {
+        let synced = self.0.file.as_ref().map_or(Ok(()), File::sync_all);
+        synced.map_err(|source| StoreError::Write { path: self.0.temp.clone(), source })
+    }
+
+    fn name(mut self) -> Result<(), StoreError> {
+        fs::rename(&self.0.temp, &self.0.path).map_err(|source| StoreError::Write { path: self.0.path.clone(), source })?;
+        self.0.file = None;
         Ok(())
+    }
+}
+
+/// Files that become durable together: a file system that syncs each of
+/// thousands of small ones takes seconds for it.
+pub struct Batch {
+    dir: File,
+    path: PathBuf,
+    arrived: Vec<Arrived>,
+    bytes: u64,
+}
+
+impl Batch {
+    /// Adds a file.
+    pub fn add(&mut self, arrived: Arrived) {
+        self.bytes = self.bytes.saturating_add(arrived.0.size);
+        self.arrived.push(arrived);
+    }
+
+    /// Enough has come together; [`Batch::keep`] it.
+    #[must_use]
+    pub fn full(&self) -> bool {
+        self.arrived.len() >= BATCH_FILES || self.bytes >= BATCH_BYTES
+    }
+
+    /// Makes all bytes durable, then gives them their names, then makes those
+    /// durable. Returns how many; the batch is empty then.
+    ///
+    /// # Errors
+    /// [`StoreError::Write`]: none of them counts as kept.
+    pub fn keep(&mut self) -> Result<usize, StoreError> {
+        let write = |source| StoreError::Write { path: self.path.clone(), source };
+        let arrived = std::mem::take(&mut self.arrived);
+        self.bytes = 0;
+        if arrived.len() > SYNC_EACH_MAX {
+            rustix::fs::syncfs(&self.dir).map_err(|errno| write(errno.into()))?;
+        } else {
+            arrived.iter().try_for_each(Arrived::sync)?;
+        }
+        let count = arrived.len();
+        arrived.into_iter().try_for_each(Arrived::name)?;
+        if count > 0 {
+            self.dir.sync_all().map_err(write)?;
+        }
+        Ok(count)
     }
 }
 
@@ -249,7 +312,9 @@ mod tests {
         for part in bytes.chunks(3) {
             incoming.write(part)?;
         }
-        incoming.finish()
+        let mut batch = store.batch()?;
+        batch.add(incoming.finish()?);
+        batch.keep().map(drop)
     }
 
     fn names(store: &Store) -> usize {
@@ -261,7 +326,6 @@ mod tests {
         let (_dir, store) = store();
         let digest = Digest::of(b"hello world");
         put(&store, digest, 11, b"hello world").unwrap();
-        store.sync().unwrap();
         assert!(store.has(&digest, 11));
         assert_eq!(fs::read(store.path(&digest)).unwrap(), b"hello world");
     }
@@ -297,6 +361,30 @@ mod tests {
         assert!(error.failure().message.contains("the disk is full"), "{}", error.failure().message);
         drop(incoming);
         assert_eq!(names(&store), 0);
+    }
+
+    #[test]
+    fn a_batch_gets_its_names_together_or_leaves_nothing() {
+        let (_dir, store) = store();
+        for count in [1, SYNC_EACH_MAX + 1] {
+            for keep in [false, true] {
+                let mut batch = store.batch().unwrap();
+                let digests: Vec<Digest> = (0..count).map(|n| Digest::of(format!("{count}-{n}").as_bytes())).collect();
+                for (n, digest) in digests.iter().enumerate() {
+                    let text = format!("{count}-{n}");
+                    let mut incoming = store.incoming(*digest, text.len() as u64).unwrap();
+                    incoming.write(text.as_bytes()).unwrap();
+                    batch.add(incoming.finish().unwrap());
+                }
+                assert!(!store.path(&digests[0]).exists());
+                if keep {
+                    assert_eq!(batch.keep().unwrap(), count);
+                }
+                drop(batch);
+                assert_eq!(digests.iter().filter(|d| store.path(d).exists()).count(), if keep { count } else { 0 });
+            }
+        }
+        assert_eq!(names(&store), 1 + SYNC_EACH_MAX + 1);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use tidegate_protocol::{Cause, Component, ComponentName, Digest, RelPath, Releas
 use crate::context::Installed;
 use crate::durable;
 use crate::error::failed;
-use crate::store::Store;
+use crate::store::{SYNC_EACH_MAX, Store};
 
 /// Begins the name of a tree that is not complete, or on its way out.
 const TEMP: &str = ".tmp-";
@@ -460,6 +460,9 @@ impl Trees {
 fn fill(root: &Path, store: &Store, component: &Component, go_on: &dyn Fn() -> bool) -> Result<(), TreeError> {
     let mut dirs = BTreeSet::from([root.to_owned()]);
     let mut buffer = vec![0; BUFFER];
+    // Open before the first write: it then hears of every error since.
+    let opened = File::open(root).map_err(io_error("open", root))?;
+    let one_by_one = component.files.len() <= SYNC_EACH_MAX;
     for file in &component.files {
         let path = root.join(file.path.as_str());
         let mut parent = path.parent();
@@ -470,19 +473,24 @@ fn fill(root: &Path, store: &Store, component: &Component, go_on: &dyn Fn() -> b
         if let Some(dir) = path.parent() {
             durable::make_dir(dir, 0o755).map_err(io_error("make the directory", dir))?;
         }
-        copy(store, file, &path, &mut buffer, go_on)?;
+        let copied = copy(store, file, &path, &mut buffer, go_on)?;
+        if one_by_one {
+            copied.sync_all().map_err(io_error("sync", &path))?;
+        }
     }
     // Deepest first: a parent sorts before its children.
     for dir in dirs.iter().rev() {
         fs::set_permissions(dir, Permissions::from_mode(0o755)).map_err(io_error("set the mode", dir))?;
-        durable::sync_dir(dir).map_err(io_error("sync the directory", dir))?;
+        if one_by_one {
+            durable::sync_dir(dir).map_err(io_error("sync the directory", dir))?;
+        }
     }
-    Ok(())
+    if one_by_one { Ok(()) } else { rustix::fs::syncfs(&opened).map_err(|errno| io_error("sync the file system of", root)(errno.into())) }
 }
 
 /// One file from the store to a new path, by reflink where the file system can;
-/// what was written is read back and hashed.
-fn copy(store: &Store, entry: &FileEntry, path: &Path, buffer: &mut [u8], go_on: &dyn Fn() -> bool) -> Result<(), TreeError> {
+/// what was written is read back and hashed. The caller makes it durable.
+fn copy(store: &Store, entry: &FileEntry, path: &Path, buffer: &mut [u8], go_on: &dyn Fn() -> bool) -> Result<File, TreeError> {
     let mut from = store.open_file(&entry.digest).map_err(io_error("open the stored file of", path))?;
     let mut to = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).map_err(io_error("create", path))?;
     if rustix::fs::ioctl_ficlone(&to, &from).is_err() {
@@ -491,10 +499,9 @@ fn copy(store: &Store, entry: &FileEntry, path: &Path, buffer: &mut [u8], go_on:
         io::Seek::rewind(&mut to).map_err(io_error("read back", path))?;
     }
     to.set_permissions(Permissions::from_mode(entry.mode)).map_err(io_error("set the mode of", path))?;
-    to.sync_all().map_err(io_error("sync", path))?;
     let got = hash(&mut to, buffer, go_on)?.map_err(io_error("read back", path))?;
     if got == entry.digest {
-        return Ok(());
+        return Ok(to);
     }
     store.remove(&entry.digest);
     Err(TreeError::Corrupt { path: entry.path.clone(), digest: entry.digest, got })
@@ -510,7 +517,8 @@ fn repair(tree: &Installed, store: &Store, drifted: &[Drifted], go_on: &dyn Fn()
         let temp = dir.join(format!("{TEMP}{}", file.digest.short()));
         durable::remove(&temp).map_err(io_error("remove", &temp))?;
         let copied = copy(store, file, &temp, &mut buffer, go_on);
-        let named = copied.and_then(|()| fs::rename(&temp, &path).map_err(io_error("replace", &path)));
+        let synced = copied.and_then(|file| file.sync_all().map_err(io_error("sync", &temp)));
+        let named = synced.and_then(|()| fs::rename(&temp, &path).map_err(io_error("replace", &path)));
         if let Err(error) = named {
             let _ = fs::remove_file(&temp);
             return Err(error);
@@ -551,7 +559,9 @@ mod tests {
             let digest = Digest::of(bytes);
             let mut incoming = bench.store.incoming(digest, bytes.len() as u64).unwrap();
             incoming.write(bytes).unwrap();
-            incoming.finish().unwrap();
+            let mut batch = bench.store.batch().unwrap();
+            batch.add(incoming.finish().unwrap());
+            batch.keep().unwrap();
             entries.push(FileEntry { path: path.parse().unwrap(), digest, size: bytes.len() as u64, mode: *mode });
         }
         let component = Component {
