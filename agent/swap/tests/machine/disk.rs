@@ -86,6 +86,23 @@ fn after_the_flip_it_goes_back_though_nothing_can_be_recorded() {
 }
 
 #[test]
+fn tries_in_a_row_are_bounded() {
+    let mut host = Host::on(0);
+    host.auto = false;
+    host.say(forward(2, 2, Phase::Stage));
+    let mut tries = 0;
+    while tries < 20 && host.out.is_some() {
+        tries += 1;
+        host.write(Write::Refused);
+        if let Some(at) = host.machine.poll_timeout() {
+            host.now = at;
+            host.event(Event::Timeout);
+        }
+    }
+    assert_eq!((tries, host.machine.progress()), (6, Progress::Failed));
+}
+
+#[test]
 fn a_refusal_while_the_link_flips_takes_it_back() {
     let mut host = Host::on(0);
     host.say(forward(2, 2, Phase::Swap));
