@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn errors_name_the_file_the_place_and_the_fix() {
         for (text, wanted) in [
-            (GOOD.replace("listen", "listen"), &["line 1", "listen", "listen"][..]),
+            (GOOD.replace("listen", "listn"), &["line 1", "listn", "listen"][..]),
             (GOOD.replace("0.0.0.0:7443", "7443"), &["line 1"]),
             (GOOD.replace("threshold = 0", "threshold = 1"), &["trust.threshold", "threshold = 0"]),
             (format!("{GOOD}[routes.team]\nvia = \"slack\"\n"), &["routes", "remove it"]),

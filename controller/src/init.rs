@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tidegate_net::{Ca, CaError, write_secret};
@@ -73,11 +73,11 @@ pub fn init(dir: &Path, names: &[String], listen: SocketAddr) -> Result<(), Init
     let parent = dir.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent).map_err(|source| InitError::File { what: "be made", path: parent.into(), source })?;
     // A sibling: the rename at the end must stay in one file system.
-    let building = tempfile::Builder::new().prefix(".tidegate-init-").tempdir_in(parent).map_err(|source| InitError::File {
-        what: "be written to",
-        path: parent.into(),
-        source,
-    })?;
+    let building = tempfile::Builder::new()
+        .prefix(".tidegate-init-")
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir_in(parent)
+        .map_err(|source| InitError::File { what: "be written to", path: parent.into(), source })?;
     fill(building.path(), dir, name, names, listen)?;
     // Replaces an empty directory, fails on any other; drops the sibling if it fails.
     fs::rename(building.path(), dir).map_err(|source| InitError::File { what: "be put in place", path: dir.clone(), source })?;
@@ -163,7 +163,6 @@ fn quoted(path: &Path) -> String {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use std::os::unix::fs::PermissionsExt;
 
     fn any() -> SocketAddr {
         "127.0.0.1:0".parse().unwrap()

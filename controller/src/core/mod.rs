@@ -28,6 +28,8 @@ use crate::store::{HostRow, Loaded, Store, StoreError};
 
 pub(crate) use ask::{check_labels, json, no_rollout};
 pub use state::State;
+#[cfg(test)]
+pub(crate) use tests::started as test_started;
 
 /// Inputs that may wait; senders wait beyond it.
 const QUEUE: usize = 1_024;

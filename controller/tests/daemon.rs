@@ -1,0 +1,449 @@
+//! The daemon as a process, over real QUIC: joining, a scripted agent that is led
+//! through a rollout, a cloned machine, a killed controller.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tidegate_controller::operator::client::{Client, ClientError, Part, Profile};
+use tidegate_controller::operator::doc::{HostDoc, HostState, ImportDoc, MissingDoc, StartDoc, TokenDoc, UploadDoc};
+use tidegate_controller::operator::msg::{Blob, ErrorCode, Request, Until};
+use tidegate_net::{Caller, FrameReceiver, FrameSender, Identity, Token, make_csr, quinn};
+use tidegate_protocol::limits::CONTROL_FRAME_BYTES_MAX;
+use tidegate_protocol::message::{EnrollReply, EnrollRequest, FetchHeader, FetchRequest, ToAgent, ToController, VERSIONS};
+use tidegate_protocol::report::{AgentFacts, HostFacts, Progress, Running, ServiceState};
+use tidegate_protocol::{Assignment, ComponentReport, Digest, Intent, Millis, Phase, Release, Report, RolloutId, Target};
+use tidegate_rollout::status::StatusDoc;
+use tidegate_rollout::{RolloutState, TargetState};
+use tokio::time::timeout;
+
+const BYTES: &[u8] = b"#!/bin/sh\nexec sleep 1000\n";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Controller {
+    dir: PathBuf,
+    child: Child,
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Controller {
+    async fn start(dir: &Path, crash_at: Option<&str>) -> Self {
+        let _ = std::fs::remove_file(dir.join("listening"));
+        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate-controller"));
+        command.args(["serve", "--config"]).arg(dir.join("controller.toml")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        if let Some(point) = crash_at {
+            command.env("TIDEGATE_CRASH_AT", point);
+        }
+        let this = Self { dir: dir.into(), child: command.spawn().unwrap() };
+        eventually("the controller listens", || async { dir.join("listening").exists().then_some(()) }).await;
+        this
+    }
+
+    async fn operator(&self) -> Client {
+        Client::connect(&Profile::load(&self.dir.join("operators/admin")).unwrap()).await.unwrap()
+    }
+
+    fn addr(&self) -> String {
+        format!("127.0.0.1:{}", std::fs::read_to_string(self.dir.join("listening")).unwrap().trim())
+    }
+
+    fn terminate(&mut self) -> std::process::ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap()
+    }
+}
+
+/// Asks again until it is so; never longer than [`PATIENCE`].
+async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+    let asked = async {
+        loop {
+            if let Some(found) = ask().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("never: {what}"))
+}
+
+fn init(parent: &Path) -> PathBuf {
+    let dir = parent.join("ctl");
+    tidegate_controller::init::init(&dir, &["127.0.0.1".to_owned()], "127.0.0.1:0".parse().unwrap()).unwrap();
+    dir
+}
+
+async fn document<T: serde::de::DeserializeOwned>(client: &Client, request: Request) -> T {
+    serde_json::from_str(&client.document(&request).await.unwrap()).unwrap()
+}
+
+async fn refusal(client: &Client, request: Request) -> tidegate_controller::operator::msg::ErrorDoc {
+    match client.document(&request).await {
+        Err(ClientError::Refused(error)) => error,
+        other => panic!("{request:?}: {other:?}"),
+    }
+}
+
+fn manifest(version: &str) -> (Vec<u8>, Release) {
+    let text = format!(
+        r#"{{"schema":1,"name":"shop","version":"{version}","notes":null,"known_issues":null,"runbook":{{"deploy":null,"rollback":null}},
+        "expires":null,"floor":null,"tasks":[],"components":[{{"name":"api","files":[{{"path":"bin/api","digest":"{}","size":{},"mode":365}}],
+        "links":{{}},"service":{{"supervised":{{"run":["bin/api"]}}}},"proof":"executable","check":null,"before":null,"after":null,
+        "arch":null,"keep":3,"smoke":[]}}]}}"#,
+        Digest::of(BYTES),
+        BYTES.len()
+    );
+    let release = serde_json::from_str(&text).unwrap();
+    (text.into_bytes(), release)
+}
+
+async fn upload(client: &Client, files: &[(Digest, &[u8])]) -> Result<UploadDoc, ClientError> {
+    let blobs = files.iter().map(|(digest, bytes)| Blob { digest: *digest, size: bytes.len() as u64 }).collect();
+    let mut frames = client.begin(&Request::ReleaseUpload { files: blobs }).await?;
+    for (_, bytes) in files {
+        frames.body().write_all(bytes).await.unwrap();
+    }
+    frames.finish();
+    Ok(serde_json::from_str(&frames.document().await?).unwrap())
+}
+
+async fn import(client: &Client, version: &str) -> ImportDoc {
+    upload(client, &[(Digest::of(BYTES), BYTES)]).await.unwrap();
+    document(client, Request::ReleaseImport { manifest: manifest(version).0 }).await
+}
+
+async fn token(client: &Client, name: &str) -> Token {
+    let labels = BTreeMap::from([("role".to_owned(), "api".to_owned())]);
+    let request = Request::TokenCreate { host: Some(name.parse().unwrap()), labels, ttl: Millis::from_secs(60), uses: 1 };
+    document::<TokenDoc>(client, request).await.token.parse().unwrap()
+}
+
+async fn enroll(addr: &str, token: &Token, name: &str) -> Result<Identity, String> {
+    let endpoint = tidegate_net::client(None).unwrap();
+    let config = tidegate_net::client_config(Caller::Enrolling { ca_pin: token.ca_pin }).unwrap();
+    let connection = tidegate_net::connect(&endpoint, config, addr).await.unwrap();
+    let (send, recv) = connection.open_bi().await.unwrap();
+    let (mut send, mut recv) = (FrameSender::new(send), FrameReceiver::new(recv));
+    let (csr, key) = make_csr().unwrap();
+    let request = EnrollRequest { secret: token.secret.clone(), name: name.parse().unwrap(), csr, agent_version: "0".into() };
+    send.send(&request, CONTROL_FRAME_BYTES_MAX).await.unwrap();
+    match recv.receive(CONTROL_FRAME_BYTES_MAX).await.unwrap().unwrap() {
+        EnrollReply::Granted { certificate, ca, .. } => Ok(Identity::from_parts(certificate.into(), &key, ca.into()).unwrap()),
+        EnrollReply::Refused { reason } => Err(reason),
+    }
+}
+
+/// An agent that says what it is told to say.
+struct Agent {
+    connection: quinn::Connection,
+    _endpoint: quinn::Endpoint,
+    send: FrameSender,
+    recv: FrameReceiver,
+    sequence: u64,
+    said: Vec<ComponentReport>,
+}
+
+impl Agent {
+    async fn connect(addr: &str, identity: &Identity, boot: &str, said: Vec<ComponentReport>) -> Self {
+        let endpoint = tidegate_net::client(None).unwrap();
+        let config = tidegate_net::client_config(Caller::Known(identity)).unwrap();
+        let connection = tidegate_net::connect(&endpoint, config, addr).await.unwrap();
+        let (send, recv) = connection.open_bi().await.unwrap();
+        let agent = AgentFacts { version: "0".into(), boot_id: boot.parse().unwrap(), instance: 7, arch: "x86_64".into() };
+        let mut this =
+            Self { connection, _endpoint: endpoint, send: FrameSender::new(send), recv: FrameReceiver::new(recv), sequence: 0, said };
+        let hello = ToController::Hello { versions: VERSIONS, agent, report: this.report() };
+        this.send.send(&hello, CONTROL_FRAME_BYTES_MAX).await.unwrap();
+        match this.hear().await {
+            ToAgent::Welcome { host, labels, .. } => {
+                assert_eq!(host.as_str(), "a");
+                assert_eq!(labels.get("role").map(String::as_str), Some("api"));
+            }
+            other => panic!("{other:?}"),
+        }
+        this
+    }
+
+    fn report(&mut self) -> Report {
+        self.sequence += 1;
+        Report { sequence: self.sequence, host: HostFacts { memory_bytes: 5, ..HostFacts::default() }, components: self.said.clone() }
+    }
+
+    async fn say(&mut self) {
+        let report = ToController::Report(self.report());
+        self.send.send(&report, CONTROL_FRAME_BYTES_MAX).await.unwrap();
+    }
+
+    /// The next word; reports go on meanwhile, as an agent's do.
+    async fn hear(&mut self) -> ToAgent {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match timeout(Duration::from_secs(1), self.recv.receive::<ToAgent>(CONTROL_FRAME_BYTES_MAX)).await {
+                Ok(heard) => return heard.unwrap().expect("the controller ended the stream"),
+                Err(_) if tokio::time::Instant::now() < deadline => self.say().await,
+                Err(_) => panic!("nothing was said"),
+            }
+        }
+    }
+
+    async fn assignment(&mut self) -> Assignment {
+        match self.hear().await {
+            ToAgent::Assign(assignment) => assignment,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Does as it was told and says so.
+    async fn obey(&mut self, assignment: &Assignment) {
+        let before = self.said.iter().find(|c| c.component == assignment.component).cloned();
+        let progress = match (assignment.intent, assignment.phase) {
+            (Intent::Back, _) => Progress::Reverted,
+            (_, Phase::Preflight) => Progress::Checked,
+            (_, Phase::Stage) => Progress::Staged,
+            (_, Phase::Cancel) => Progress::Cancelled,
+            (_, Phase::Swap) => Progress::Healthy,
+            (_, Phase::Confirm) => Progress::Confirmed,
+        };
+        let flipped = assignment.intent == Intent::Back || assignment.phase >= Phase::Swap;
+        let current = if flipped { assignment.target.release().cloned() } else { before.and_then(|b| b.current) };
+        let tree = manifest("1").1.components[0].tree_digest();
+        self.said = vec![ComponentReport {
+            component: assignment.component.clone(),
+            generation: assignment.generation,
+            progress,
+            failure: None,
+            previous: None,
+            service: if current.is_some() { ServiceState::Running } else { ServiceState::Absent },
+            running: current.is_some().then(|| Running {
+                pid: 1,
+                started_at_unix_ms: 1,
+                start_ticks: assignment.generation.n,
+                sha256: Some(Digest::of(BYTES)),
+            }),
+            tree_sha256: current.is_some().then_some(tree),
+            current,
+            was_unhealthy: false,
+            smoke: vec![],
+            staged_bytes: 0,
+            fetched_bytes: 0,
+            cpu_permille: 0,
+            memory_bytes: 0,
+            restarts: 0,
+            lease_left_ms: None,
+        }];
+        self.say().await;
+    }
+
+    async fn fetch(&self, digests: Vec<Digest>) -> Vec<Option<Vec<u8>>> {
+        let (send, recv) = self.connection.open_bi().await.unwrap();
+        let (mut send, mut recv) = (FrameSender::new(send), FrameReceiver::new(recv));
+        let count = digests.len();
+        send.send(&FetchRequest { digests }, CONTROL_FRAME_BYTES_MAX).await.unwrap();
+        let mut out = Vec::new();
+        for _ in 0..count {
+            out.push(match recv.receive(CONTROL_FRAME_BYTES_MAX).await.unwrap().unwrap() {
+                FetchHeader::Missing => None,
+                FetchHeader::File { size } => {
+                    let mut bytes = vec![0; usize::try_from(size).unwrap()];
+                    recv.recv.read_exact(&mut bytes).await.unwrap();
+                    Some(bytes)
+                }
+            });
+        }
+        out
+    }
+}
+
+fn plan(version: &str) -> (String, String) {
+    (format!("release = \"shop@{version}\"\nhosts = {{ api = \"role=api\" }}\nstrategy = \"rolling\"\n"), "plan.toml".into())
+}
+
+fn start(version: &str, run_id: Option<&str>) -> Request {
+    let (spec_text, file_name) = plan(version);
+    Request::RolloutStart { spec_text, file_name, run_id: run_id.map(|r| r.parse().unwrap()), confirm: None }
+}
+
+async fn status(client: &Client, id: &RolloutId) -> StatusDoc {
+    document(client, Request::RolloutStatus { id: id.clone() }).await
+}
+
+async fn host_a(client: &Client) -> HostDoc {
+    document(client, Request::HostShow { host: "a".parse().unwrap() }).await
+}
+
+#[tokio::test]
+async fn a_host_joins_and_is_led_through_a_rollout_and_back() {
+    let parent = tempfile::tempdir().unwrap();
+    let mut controller = Controller::start(&init(parent.path()), None).await;
+    let client = controller.operator().await;
+
+    let secret = token(&client, "a").await;
+    let identity = enroll(&controller.addr(), &secret, "a").await.unwrap();
+    let again = enroll(&controller.addr(), &secret, "a").await.unwrap_err();
+    assert!(again.contains("already used"), "{again}");
+    assert_eq!(host_a(&client).await.state, HostState::Offline);
+
+    // A plan whose release is not there is refused before anything else.
+    let refused = refusal(&client, start("1", None)).await;
+    assert_eq!(refused.code.exit(), 5, "{refused:?}");
+    let imported = import(&client, "1").await;
+    assert_eq!((imported.files, imported.bytes), (1, BYTES.len() as u64));
+    let missing: MissingDoc = document(&client, Request::ReleaseMissing { digests: vec![Digest::of(BYTES), Digest::of(b"x")] }).await;
+    assert_eq!(missing.missing, [Digest::of(b"x")]);
+
+    let mut agent = Agent::connect(&controller.addr(), &identity, "boot", vec![]).await;
+    let online = host_a(&client).await;
+    assert_eq!((online.state, online.memory_bytes), (HostState::Online, Some(5)));
+    let reference = imported.digest;
+    let fetched = agent.fetch(vec![reference, Digest::of(b"x"), Digest::of(BYTES)]).await;
+    assert_eq!(fetched, [Some(manifest("1").0), None, Some(BYTES.to_vec())]);
+
+    let started: StartDoc = document(&client, start("1", Some("run"))).await;
+    let mut watching = client.ask(&Request::RolloutWatch { id: started.id.clone(), after_seq: 0, stop_at_person: true }).await.unwrap();
+    for phase in [Phase::Preflight, Phase::Stage, Phase::Swap, Phase::Confirm] {
+        let assignment = agent.assignment().await;
+        assert_eq!((assignment.phase, assignment.intent), (phase, Intent::Forward));
+        assert_eq!(assignment.target.release().map(|r| r.manifest), Some(reference));
+        agent.obey(&assignment).await;
+    }
+    let wait = Request::RolloutWait {
+        id: started.id.clone(),
+        until: vec![Until::State(RolloutState::Completed)],
+        timeout: Some(Millis::from_secs(30)),
+    };
+    let waited: StatusDoc = document(&client, wait).await;
+    assert_eq!(waited.state, RolloutState::Completed);
+    assert_eq!(waited.hosts[0].state, TargetState::Confirmed);
+
+    let (mut events, mut documents) = (Vec::new(), 0);
+    loop {
+        match watching.next().await.unwrap() {
+            Part::Event(line) => events.push(serde_json::from_str::<serde_json::Value>(&line).unwrap()),
+            Part::Document(_) => documents += 1,
+            Part::End(exit) => break assert_eq!((exit, documents), (0, 2)),
+        }
+    }
+    assert_eq!(events[0]["kind"], "started");
+    let seqs: Vec<u64> = events.iter().map(|e| e["seq"].as_u64().unwrap()).collect();
+    assert!(seqs.windows(2).all(|pair| pair[1] == pair[0] + 1), "{seqs:?}");
+
+    // Back: the component was not there before.
+    let back = Request::RolloutVerb { id: started.id.clone(), verb: tidegate_rollout::Verb::Rollback, reason: "not liked".into() };
+    client.document(&back).await.unwrap();
+    let assignment = agent.assignment().await;
+    assert_eq!((assignment.intent, assignment.target.clone()), (Intent::Back, Target::Absent));
+    agent.obey(&assignment).await;
+    let wait = Request::RolloutWait { id: started.id.clone(), until: vec![], timeout: Some(Millis::from_secs(30)) };
+    let mut frames = client.ask(&wait).await.unwrap();
+    assert!(matches!(frames.next().await.unwrap(), Part::Document(_)));
+    assert_eq!(frames.next().await.unwrap(), Part::End(4));
+
+    // SIGTERM ends it cleanly; the next start knows all of it.
+    client.close().await;
+    assert!(controller.terminate().success());
+    let controller = Controller::start(&controller.dir.clone(), None).await;
+    let client = controller.operator().await;
+    assert_eq!(status(&client, &started.id).await.state, RolloutState::RolledBack);
+    let log = std::fs::read_to_string(controller.dir.join("log")).unwrap();
+    let bad: Vec<&str> =
+        log.lines().filter(|l| (l.contains("WARN") || l.contains("ERROR")) && !l.contains("trust.threshold is 0")).collect();
+    assert!(bad.is_empty(), "{bad:?}");
+}
+
+#[tokio::test]
+async fn a_cloned_machine_gets_no_work() {
+    let parent = tempfile::tempdir().unwrap();
+    let controller = Controller::start(&init(parent.path()), None).await;
+    let client = controller.operator().await;
+    let identity = enroll(&controller.addr(), &token(&client, "a").await, "a").await.unwrap();
+    import(&client, "1").await;
+
+    let mut first = Agent::connect(&controller.addr(), &identity, "boot-1", vec![]).await;
+    let second = Agent::connect(&controller.addr(), &identity, "boot-2", vec![]).await;
+    assert_eq!(host_a(&client).await.state, HostState::Conflict);
+    let refused = refusal(&client, start("1", None)).await;
+    assert!(refused.code == ErrorCode::Refused && refused.message.contains("two machines"), "{refused:?}");
+
+    second.connection.close(tidegate_net::close::SHUTDOWN, b"");
+    eventually("the conflict ends", || async { (host_a(&client).await.state == HostState::Online).then_some(()) }).await;
+    document::<StartDoc>(&client, start("1", None)).await;
+    assert_eq!(first.assignment().await.phase, Phase::Preflight);
+}
+
+#[tokio::test]
+async fn a_killed_controller_says_the_same_order_again() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = init(parent.path());
+    let mut controller = Controller::start(&dir, Some("controller.sent.after.ordered-swap")).await;
+    let client = controller.operator().await;
+    let identity = enroll(&controller.addr(), &token(&client, "a").await, "a").await.unwrap();
+    import(&client, "1").await;
+    let mut agent = Agent::connect(&controller.addr(), &identity, "boot", vec![]).await;
+    let started: StartDoc = document(&client, start("1", None)).await;
+    for _ in [Phase::Preflight, Phase::Stage] {
+        let assignment = agent.assignment().await;
+        agent.obey(&assignment).await;
+    }
+    let before = agent.assignment().await;
+    assert_eq!(before.phase, Phase::Swap);
+    assert!(!controller.child.wait().unwrap().success(), "it should have died at its crash point");
+
+    let controller = Controller::start(&dir, None).await;
+    let client = controller.operator().await;
+    let mut agent = Agent::connect(&controller.addr(), &identity, "boot", agent.said.clone()).await;
+    let after = agent.assignment().await;
+    assert_eq!(after, before, "the same generation, or a host would swap twice");
+    agent.obey(&after).await;
+    let confirm = agent.assignment().await;
+    assert_eq!(confirm.phase, Phase::Confirm);
+    agent.obey(&confirm).await;
+    eventually("the rollout completes", || async { (status(&client, &started.id).await.state == RolloutState::Completed).then_some(()) })
+        .await;
+}
+
+#[tokio::test]
+async fn bad_bytes_and_bad_words_change_nothing() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = init(parent.path());
+    let controller = Controller::start(&dir, None).await;
+    let client = controller.operator().await;
+
+    for wrong in [&b"flipped"[..], b"flippeD", b"short"] {
+        let error = upload(&client, &[(Digest::of(b"flipped!"), wrong)]).await.unwrap_err();
+        assert!(matches!(error, ClientError::Refused(ref e) if e.code == ErrorCode::Refused), "{error:?}");
+    }
+    // Its file is not here.
+    assert_eq!(refusal(&client, Request::ReleaseImport { manifest: manifest("1").0 }).await.code, ErrorCode::Refused);
+    let first = import(&client, "1").await;
+    assert!(first.new_bytes > 0);
+    let again: ImportDoc = document(&client, Request::ReleaseImport { manifest: manifest("1").0 }).await;
+    assert_eq!((again.new_bytes, again.digest), (0, first.digest));
+    // The same id with other content.
+    let other = String::from_utf8(manifest("1").0).unwrap().replace("\"keep\":3", "\"keep\":4").into_bytes();
+    let refused = refusal(&client, Request::ReleaseImport { manifest: other }).await;
+    assert!(refused.fix.unwrap().contains("another version"));
+
+    let (_, file_name) = plan("1");
+    let typo = Request::RolloutPlan { spec_text: "relese = \"x\"".into(), file_name };
+    let error = refusal(&client, typo).await;
+    assert!(error.code == ErrorCode::Usage && error.message.starts_with("plan.toml: "), "{error:?}");
+    let nobody = refusal(&client, start("1", None)).await;
+    assert_eq!((nobody.code, nobody.code.exit()), (ErrorCode::Refused, 5), "{nobody:?}");
+
+    // A second controller on the same state does not start.
+    let second = Command::new(env!("CARGO_BIN_EXE_tidegate-controller"))
+        .args(["serve", "--config"])
+        .arg(dir.join("controller.toml"))
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another tidegate-controller runs"));
+}
