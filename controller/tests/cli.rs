@@ -203,7 +203,7 @@ fn pack_says_the_same_to_people_and_scripts() {
     let pack = ["release", "pack", "-f", "release.toml", "-o", "shop.tidegate"];
     let (code, out, err) = texts(&tidegate(dir.path(), &pack));
     assert_eq!((code, err.as_str()), (0, ""));
-    assert!(out.starts_with("packed shop@1 (") && out.ends_with("into shop.tidegate: 1 files, 1 B\n"), "{out}");
+    assert!(out.starts_with("packed shop@1 (") && out.ends_with("into shop.tidegate: 1 file(s), 1 B\n"), "{out}");
     let json: Vec<&str> = pack.iter().copied().chain(["--output=json"]).collect();
     let (code, out, _) = texts(&tidegate(dir.path(), &json));
     let doc: Value = serde_json::from_str(&out).unwrap();

@@ -29,8 +29,8 @@ pub enum Exit {
     Halted = 8,
 }
 
-/// For the long help.
-pub(super) const HELP: &str = "\
+/// The table as people read it.
+const HELP: &str = "\
 Exit codes:
   0  done; for commands that wait: completed
   1  error (the controller can't be reached, no such thing, denied)
@@ -41,6 +41,11 @@ Exit codes:
   6  mixed fleet: the named hosts are neither new nor back
   7  the rollout goes on, but this command no longer watches it
   8  halted by a person";
+
+/// Below the long help of commands whose exit code says how a rollout went.
+pub(super) fn after(examples: &str) -> String {
+    format!("{examples}\n\n{HELP}")
+}
 
 impl Exit {
     const ALL: [Self; 9] =

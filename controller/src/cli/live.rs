@@ -46,13 +46,25 @@ impl Model {
         match event.kind.as_str() {
             "state" => self.state = word("to").unwrap_or_default().into(),
             "step" => self.step = word("step").unwrap_or_default().into(),
-            "host" => {
-                let key = event.host.clone().zip(event.component.as_deref().and_then(|c| c.parse().ok()));
-                if let (Some(host), Some(to)) = (key.and_then(|k| self.hosts.get_mut(&k)), word("to").and_then(|w| w.parse().ok())) {
-                    host.1 = to;
-                }
-            }
+            "host" => self.host(event, word("to").and_then(|w| w.parse().ok())),
+            // The machine's own rule: an order is the state until the host says more.
+            "ordered" => self.host(
+                event,
+                match (word("intent"), word("phase")) {
+                    (Some("back"), _) => Some(TargetState::Reverting),
+                    (Some("forward"), Some("stage")) => Some(TargetState::Staging),
+                    (Some("forward"), Some("swap")) => Some(TargetState::Swapping),
+                    _ => None,
+                },
+            ),
             _ => {}
+        }
+    }
+
+    fn host(&mut self, event: &EventDoc, to: Option<TargetState>) {
+        let key = event.host.clone().zip(event.component.as_deref().and_then(|c| c.parse().ok()));
+        if let (Some(host), Some(to)) = (key.and_then(|k| self.hosts.get_mut(&k)), to) {
+            host.1 = to;
         }
     }
 

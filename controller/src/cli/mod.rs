@@ -45,7 +45,7 @@ Examples:
 
 /// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version, about = ABOUT, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{}", exit::HELP), max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "tidegate", version, about = ABOUT, after_help = EXAMPLES, after_long_help = exit::after(EXAMPLES), max_term_width = 100, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -53,16 +53,18 @@ pub struct Cli {
     noun: Noun,
 }
 
+const GLOBAL: &str = "Global options";
+
 /// Options of every command.
 #[derive(Clone, Debug, clap::Args)]
 struct Global {
     /// The operator's identity: a directory made by `tidegate-controller init`
     ///
     /// Without it: $TIDEGATE_PROFILE, then ~/.config/tidegate/default
-    #[arg(long, global = true, value_name = "DIR", env = "TIDEGATE_PROFILE", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "DIR", help_heading = GLOBAL, env = "TIDEGATE_PROFILE", hide_env_values = true)]
     profile: Option<PathBuf>,
     /// How to print data: human, json (one document) or ndjson (one object a line)
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "human", hide_possible_values = true)]
+    #[arg(long, global = true, value_name = "FORMAT", help_heading = GLOBAL, default_value = "human", hide_possible_values = true)]
     output: Format,
 }
 

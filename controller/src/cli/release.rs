@@ -99,7 +99,14 @@ pub(super) fn pack(output: &super::Output, file: &Path, out: &Path) -> Result<Ex
         bundle: packed.bundle.display().to_string(),
     };
     output.value(&doc, |doc, _| {
-        format!("packed {} ({}) into {}: {} files, {}\n", doc.release, doc.digest.short(), doc.bundle, doc.files, render::bytes(doc.bytes))
+        format!(
+            "packed {} ({}) into {}: {} file(s), {}\n",
+            doc.release,
+            doc.digest.short(),
+            doc.bundle,
+            doc.files,
+            render::bytes(doc.bytes)
+        )
     })?;
     Ok(Exit::Done)
 }

@@ -221,7 +221,7 @@ pub fn release(doc: &ReleaseShowDoc, color: bool) -> String {
 #[must_use]
 pub fn import(doc: &ImportDoc, _color: bool) -> String {
     format!(
-        "imported {} ({}): {} files, {}, {} of it new\n",
+        "imported {} ({}): {} file(s), {}, {} of it new\n",
         doc.release,
         doc.digest.short(),
         doc.files,

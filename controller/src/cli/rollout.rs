@@ -22,14 +22,14 @@ pub(super) enum Rollout {
     #[command(after_help = PLAN_HELP)]
     Plan(SpecFile),
     /// Carry out a plan, and watch until it ended
-    #[command(after_help = START_EXAMPLES)]
+    #[command(after_help = START_EXAMPLES, after_long_help = super::exit::after(START_EXAMPLES))]
     Start(Start),
     /// List rollouts, newest first
     List,
     /// Show one rollout as it is now
     Status(Id),
     /// Follow one rollout until it ended; exits as `start` would
-    #[command(after_help = WATCH_EXAMPLES)]
+    #[command(after_help = WATCH_EXAMPLES, after_long_help = super::exit::after(WATCH_EXAMPLES))]
     Watch {
         #[command(flatten)]
         id: Id,
@@ -39,7 +39,7 @@ pub(super) enum Rollout {
     /// Print what happened, oldest first
     Events(Id),
     /// Wait until a rollout is in a state, or cannot come there any more
-    #[command(after_help = WAIT_EXAMPLES)]
+    #[command(after_help = WAIT_EXAMPLES, after_long_help = super::exit::after(WAIT_EXAMPLES))]
     Wait {
         #[command(flatten)]
         id: Id,
