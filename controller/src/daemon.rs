@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,8 @@ use crate::session::Sessions;
 use crate::store::{Loaded, Store};
 use crate::tokens::Enrolment;
 
+/// Beside `listening`, but kept over a stop.
+const LAST_PORT: &str = "last-port";
 /// Connections that passed the handshake and wait to be taken.
 const ACCEPTED_QUEUE: usize = 64;
 /// Hosts that enroll at once; more are told to come back.
@@ -117,7 +120,7 @@ async fn run(config: &Config, opened: Opened) -> Result<(), DaemonError> {
     let live = loaded.rollouts.len();
     tracing::info!(hosts = loaded.hosts.len(), rollouts = live, records = loaded.last_seq, "state is read");
 
-    let endpoint = tidegate_net::server(config.listen, &identity)?;
+    let endpoint = listen(config, &identity)?;
     let (core_handle, inputs) = CoreHandle::new();
     let mut core_task = tokio::spawn(core::run(store.clone(), loaded, clock, inputs));
 
@@ -186,6 +189,21 @@ fn core_ended(ended: Result<Result<(), crate::store::StoreError>, tokio::task::J
     }
 }
 
+/// With port 0 the port of the last time is taken again if it is free: hosts and
+/// operators remember it, and a restart must not lose the fleet.
+fn listen(config: &Config, identity: &Identity) -> Result<quinn::Endpoint, DaemonError> {
+    if config.listen.port() == 0 {
+        let last = std::fs::read_to_string(config.state.join(LAST_PORT)).ok().and_then(|text| text.trim().parse().ok());
+        if let Some(port) = last.filter(|port| *port != 0) {
+            match tidegate_net::server(SocketAddr::new(config.listen.ip(), port), identity) {
+                Ok(endpoint) => return Ok(endpoint),
+                Err(error) => tracing::warn!(port, %error, "the port of the last time is taken; another one is used"),
+            }
+        }
+    }
+    Ok(tidegate_net::server(config.listen, identity)?)
+}
+
 /// Says where we listen: `<state>/listening`, the log, systemd.
 async fn announce(config: &Config, endpoint: &quinn::Endpoint) -> Result<(), DaemonError> {
     let path = config.state.join("listening");
@@ -193,7 +211,8 @@ async fn announce(config: &Config, endpoint: &quinn::Endpoint) -> Result<(), Dae
     let addr = endpoint.local_addr().map_err(failed)?;
     let to = path.clone();
     let text = format!("{}\n", addr.port());
-    tokio::task::spawn_blocking(move || tidegate_net::write_secret(&to, text.as_bytes()))
+    let last = config.state.join(LAST_PORT);
+    tokio::task::spawn_blocking(move || tidegate_net::write_secret(&last, text.as_bytes()).and_then(|()| tidegate_net::write_secret(&to, text.as_bytes())))
         .await
         .map_err(|e| failed(io::Error::other(e)))?
         .map_err(|e| failed(io::Error::other(e)))?;
