@@ -212,10 +212,12 @@ async fn announce(config: &Config, endpoint: &quinn::Endpoint) -> Result<(), Dae
     let to = path.clone();
     let text = format!("{}\n", addr.port());
     let last = config.state.join(LAST_PORT);
-    tokio::task::spawn_blocking(move || tidegate_net::write_secret(&last, text.as_bytes()).and_then(|()| tidegate_net::write_secret(&to, text.as_bytes())))
-        .await
-        .map_err(|e| failed(io::Error::other(e)))?
-        .map_err(|e| failed(io::Error::other(e)))?;
+    tokio::task::spawn_blocking(move || {
+        tidegate_net::write_secret(&last, text.as_bytes()).and_then(|()| tidegate_net::write_secret(&to, text.as_bytes()))
+    })
+    .await
+    .map_err(|e| failed(io::Error::other(e)))?
+    .map_err(|e| failed(io::Error::other(e)))?;
     tracing::info!(%addr, version = env!("CARGO_PKG_VERSION"), "listening");
     // Without systemd this does nothing.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
