@@ -103,6 +103,16 @@ impl Hosts {
         Ok(())
     }
 
+    /// The bytes of a host's file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn pull(&self, host: &str, from: &str) -> anyhow::Result<Vec<u8>> {
+        let output = self.command(&["run", host, "cat", from]).stdin(Stdio::null()).output().context("starting hosts.sh")?;
+        ensure!(output.status.success(), "reading {from} of {host}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(output.stdout)
+    }
+
     /// Cuts a host's network, both ways.
     ///
     /// # Errors
