@@ -70,6 +70,7 @@ impl Rollout {
             staging_moved_at: at,
             actions: VecDeque::new(),
             now: at,
+            looked_at: at,
         }
     }
 

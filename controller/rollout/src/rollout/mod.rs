@@ -96,6 +96,9 @@ pub struct Rollout {
     actions: VecDeque<Action>,
     /// The latest time seen; never goes back.
     now: Timestamp,
+    /// When deadlines were last looked at. Reports must not move it: in a large
+    /// fleet one comes more often than a look is due.
+    looked_at: Timestamp,
 }
 
 /// One (host, component) on its way.
@@ -230,6 +233,7 @@ impl Rollout {
             Event::Timeout => {}
         }
         if deadlines {
+            self.looked_at = now;
             self.deadlines(now);
         }
         self.decide(now);
@@ -245,7 +249,7 @@ impl Rollout {
     /// whole seconds and longer, so a live rollout looks twice a second.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.is_live().then_some(self.now + Millis(500))
+        self.is_live().then_some(self.looked_at + Millis(500))
     }
 
     /// The standing assignments of a host: said again at every hello.
