@@ -12,7 +12,7 @@ use tidegate_rollout::status::status;
 use tidegate_rollout::{Action, Event, FleetHost, Plan, Record, Rollout, RolloutState, Verb};
 
 use super::engine::{EPOCH, Ev, Sim};
-use super::net::Down;
+use super::net::{Down, Said};
 use super::world::{OnPause, name};
 use super::{Mutant, log};
 
@@ -31,7 +31,7 @@ pub(super) struct SimController {
     flushing: Vec<Out>,
     pub(super) sessions: Vec<CtlSession>,
     /// The newest report of each host.
-    pub(super) known: Vec<Vec<ComponentReport>>,
+    known: Vec<(u64, Vec<ComponentReport>)>,
     paused_since: Option<u64>,
     resumed: u32,
 }
@@ -65,7 +65,7 @@ impl SimController {
             queue: VecDeque::new(),
             flushing: Vec::new(),
             sessions: vec![CtlSession::default(); hosts],
-            known: vec![Vec::new(); hosts],
+            known: vec![(0, Vec::new()); hosts],
             paused_since: None,
             resumed: 0,
         }
@@ -128,7 +128,7 @@ impl Sim {
 
     fn fleet_host(&self, h: usize) -> FleetHost {
         let mut host = self.world.fleet_host(h);
-        for report in &self.ctl.known[h] {
+        for report in &self.ctl.known[h].1 {
             if report.current.is_none() {
                 continue;
             }
@@ -361,10 +361,13 @@ impl Sim {
         self.drain(run);
     }
 
-    pub(super) fn reported(&mut self, h: usize, reports: &[ComponentReport]) {
+    pub(super) fn reported(&mut self, h: usize, said: &Said) {
         let host = self.world.hosts[h].clone();
-        self.ctl.known[h] = reports.to_vec();
-        for report in reports {
+        // The rollout must bear an old report; what a plan is made from must be new.
+        if said.sequence >= self.ctl.known[h].0 {
+            self.ctl.known[h] = (said.sequence, said.components.clone());
+        }
+        for report in &said.components {
             self.event(&Event::Report(&host, report));
         }
     }

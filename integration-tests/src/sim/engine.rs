@@ -129,7 +129,8 @@ impl Sim {
             }
             if self.phase_began != 0 && self.over() {
                 self.end_phase();
-                if self.check.failed() || self.phase + 1 >= self.world.phases.len() {
+                let locked = self.ctl.runs.last().is_some_and(|run| run.rollout.is_live());
+                if self.check.failed() || locked || self.phase + 1 >= self.world.phases.len() {
                     return;
                 }
                 self.phase += 1;
@@ -232,7 +233,9 @@ impl Sim {
             let waits = self.world.phases[self.phase].on_pause == super::world::OnPause::Nothing;
             !run.rollout.is_live() || (run.rollout.state() == RolloutState::Paused && waits)
         });
-        ended && self.ctl.sessions.iter().all(|s| s.up) && self.restless().is_empty()
+        // A release that cuts the network and cannot be taken back keeps its host away.
+        let here = |h: usize| self.ctl.sessions[h].up || self.cut_by_release(h);
+        ended && (0..self.hosts.len()).all(here) && self.restless().is_empty()
     }
 
     fn restless(&self) -> Vec<String> {

@@ -338,8 +338,10 @@ impl Sim {
         let fails = self.now < self.hosts[h].disk_full_until || self.odds(|o| o.persist_fail);
         if fails {
             log!(self, "{} {} ledger refuses {:?}", self.world.hosts[h], self.world.components[c], record.state);
-            // An fsync error: the bytes may be there all the same.
-            if self.run.chance(100) {
+            // An fsync error: the bytes may be there all the same. Not those of a
+            // confirmation: the ledger's writer must never leave one behind that it
+            // called failed, for the machine then reverts what reads as kept.
+            if record.state != State::Confirmed && self.run.chance(100) {
                 self.durable(h, c, record);
             }
             return self.tell(h, c, Event::PersistFailed("no space left on device".to_string()));
@@ -495,6 +497,15 @@ impl Sim {
             return true;
         }
         false
+    }
+}
+
+impl Part {
+    /// On its way, by its ledger and, if the disk refused what came later, by what
+    /// the machine shows.
+    pub(super) fn moving(&self) -> Option<&State> {
+        let state = self.ledger.as_ref().map(|l| &l.state).filter(|s| on_its_way(s))?;
+        self.machine.as_ref().is_none_or(|m| !m.progress().is_final()).then_some(state)
     }
 }
 

@@ -12,8 +12,15 @@ use super::log;
 #[derive(Clone)]
 pub(super) enum Up {
     Dial(u64),
-    Hello(u64, Vec<ComponentReport>),
-    Report(u64, Vec<ComponentReport>),
+    Hello(u64, Said),
+    Report(u64, Said),
+}
+
+/// A report, and its place among the host's reports.
+#[derive(Clone)]
+pub(super) struct Said {
+    pub(super) sequence: u64,
+    pub(super) components: Vec<ComponentReport>,
 }
 
 /// To a host.
@@ -52,9 +59,14 @@ impl Sim {
         if self.hosts[h].session.up {
             self.hosts[h].session.reported = self.now;
             let n = self.hosts[h].session.n;
-            let reports = self.reports(h);
-            self.send_up(h, Up::Report(n, reports));
+            let said = self.said_of(h);
+            self.send_up(h, Up::Report(n, said));
         }
+    }
+
+    fn said_of(&mut self, h: usize) -> Said {
+        self.token += 1;
+        Said { sequence: self.token, components: self.reports(h) }
     }
 
     pub(super) fn send_up(&mut self, h: usize, message: Up) {
@@ -108,7 +120,7 @@ impl Sim {
         let (raw, now) = (self.world.raw, self.now);
         match message {
             Up::Dial(n) => self.send_down(h, Down::Accept(n)),
-            Up::Hello(n, reports) => {
+            Up::Hello(n, said) => {
                 let session = &mut self.ctl.sessions[h];
                 if n < session.n {
                     return;
@@ -117,10 +129,10 @@ impl Sim {
                 log!(self, "controller hears hello of {}", self.world.hosts[h]);
                 let host = self.world.hosts[h].clone();
                 self.event(&Event::Contact(&host, true));
-                self.reported(h, &reports);
+                self.reported(h, &said);
                 self.say_again(h);
             }
-            Up::Report(n, reports) => {
+            Up::Report(n, said) => {
                 let session = &mut self.ctl.sessions[h];
                 let of_session = session.up && session.n == n;
                 if of_session {
@@ -128,7 +140,7 @@ impl Sim {
                     self.send_down(h, Down::Ack(n));
                 }
                 if of_session || raw {
-                    self.reported(h, &reports);
+                    self.reported(h, &said);
                 }
             }
         }
@@ -144,8 +156,8 @@ impl Sim {
             Down::Accept(n) => {
                 if n == session.n && !session.up {
                     (session.up, session.heard, session.reported) = (true, now, now);
-                    let reports = self.reports(h);
-                    self.send_up(h, Up::Hello(n, reports));
+                    let said = self.said_of(h);
+                    self.send_up(h, Up::Hello(n, said));
                 }
             }
             Down::Ack(n) if n == session.n => session.heard = now,
