@@ -77,6 +77,8 @@ pub(crate) struct Host {
     pub(crate) disk: Option<Record>,
     pub(crate) link: Option<ReleaseRef>,
     process: Option<Process>,
+    /// The last start failed: what runs then is anybody's guess.
+    sick: bool,
     pub(crate) starts: u32,
     pub(crate) trees: BTreeSet<ReleaseRef>,
     /// The tree whose running process passed its smoke tests on this boot.
@@ -106,6 +108,7 @@ impl Host {
             disk: None,
             link: None,
             process: None,
+            sick: false,
             starts: 0,
             trees: BTreeSet::new(),
             proved: None,
@@ -230,6 +233,9 @@ impl Host {
                 Op::Smoke { target, .. } => self.process.as_ref().is_some_and(|process| process.tree == *target),
                 _ => true,
             };
+        }
+        if matches!(op, Op::Activate { .. }) {
+            self.sick = !good;
         }
         if good {
             self.effect(&op);
@@ -419,8 +425,7 @@ impl Host {
         if stands && self.lost.is_empty() && !gave_up {
             assert_eq!(self.link, record.standing, "at rest in {:?}", record.state);
             let tree = self.process.as_ref().map(|process| &process.tree);
-            let sick = matches!(record.state, State::Reverted { was_unhealthy: true, .. });
-            assert!(sick || tree == record.standing.as_ref(), "runs {tree:?} in {:?}", record.state);
+            assert!(self.sick || tree == record.standing.as_ref(), "runs {tree:?} in {:?}", record.state);
         }
     }
 }
