@@ -345,10 +345,12 @@ impl Check {
                         format!("I3: {who}, on {link:?}, runs {runs:?}, was on {old:?}")
                     });
                 }
-                TargetState::Unreachable | TargetState::RevertFailed => {
+                TargetState::Unreachable => {
                     let known = link == old || (target.swap_ordered && link == Some(new));
                     self.expect(known && doc.cause.is_some(), || format!("I3: {who}, on {link:?}, cause {:?}", doc.cause));
                 }
+                // Whatever is there is complete (I2); a person was told of it.
+                TargetState::RevertFailed => self.expect(doc.cause.is_some(), || format!("I3: {who}, and nobody is told why")),
                 TargetState::Swapping | TargetState::Probation | TargetState::Healthy | TargetState::Reverting => {
                     self.say(format!("I3: {who} at rest, on {link:?}"));
                 }

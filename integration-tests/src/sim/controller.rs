@@ -256,6 +256,11 @@ impl Sim {
                 self.ctl.runs[run].journal.push((at, record));
             }
         }
+        if self.mutant == Some(Mutant::LosesJournal) {
+            for run in &mut self.ctl.runs {
+                run.journal.truncate(run.journal.len().saturating_sub(3).max(1));
+            }
+        }
         self.ctl.queue.clear();
         self.ctl.up = false;
         self.ctl.life += 1;

@@ -75,8 +75,7 @@ impl Sim {
             }
             Op::Collect { keep } => {
                 let part = &mut self.hosts[h].parts[c];
-                let all = self.mutant == Some(Mutant::CollectsTooMuch);
-                part.trees.retain(|tree| (keep.contains(tree) && !all) || part.link.as_ref() == Some(tree));
+                part.trees.retain(|tree| keep.contains(tree));
                 Outcome::Ok
             }
         }
@@ -96,6 +95,10 @@ impl Sim {
     fn flip(&mut self, h: usize, c: usize, to: &Target) {
         let before = self.hosts[h].parts[c].link.clone();
         self.hosts[h].parts[c].link = to.release().cloned();
+        if self.mutant == Some(Mutant::DropsPrevious) {
+            let part = &mut self.hosts[h].parts[c];
+            part.trees.retain(|tree| part.link.as_ref() == Some(tree));
+        }
         log!(self, "{} {} current -> {:?}", self.world.hosts[h], self.world.components[c], to.release().map(|r| &r.id));
         self.check.link_moved(&self.world, h, c, &self.hosts[h].parts[c], before.as_ref());
     }

@@ -39,13 +39,15 @@ pub enum Mutant {
     NoDeadlines,
     /// The agent says confirmed before it is.
     ClaimsConfirmed,
-    /// The agent deletes every release but the current one.
-    CollectsTooMuch,
+    /// The agent deletes what it would go back to as soon as it has flipped.
+    DropsPrevious,
+    /// The controller's last records were not as durable as it was told.
+    LosesJournal,
 }
 
 impl Mutant {
     /// All.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::SendsFirst,
         Self::AdmitsDouble,
         Self::JournalsTwice,
@@ -53,7 +55,8 @@ impl Mutant {
         Self::ForgetsLedger,
         Self::NoDeadlines,
         Self::ClaimsConfirmed,
-        Self::CollectsTooMuch,
+        Self::DropsPrevious,
+        Self::LosesJournal,
     ];
 }
 

@@ -341,7 +341,7 @@ fn phase(rng: &mut Rng, kind: Kind, hosts: &[HostName], components: &[ComponentN
         if rng.chance(250) {
             for _ in 0..rng.between(1, 3) {
                 let verb = rng.pick(&[Verb::Pause, Verb::Resume, Verb::Halt, Verb::Rollback, Verb::Pause]);
-                faults.push((rng.below(faults_end.max(20_000)), Fault::Said(verb)));
+                faults.push((rng.below(25_000), Fault::Said(verb)));
             }
         }
     }
@@ -361,7 +361,7 @@ fn phase(rng: &mut Rng, kind: Kind, hosts: &[HostName], components: &[ComponentN
         plan: plan(rng, kind, hosts.len(), components, release),
         faults,
         faults_end,
-        on_pause: rng.pick(&[OnPause::Resume, OnPause::Resume, OnPause::Rollback, OnPause::Halt, OnPause::Nothing]),
+        on_pause: rng.pick(&[OnPause::Resume, OnPause::Rollback, OnPause::Halt, OnPause::Nothing, OnPause::Nothing]),
     }
 }
 
