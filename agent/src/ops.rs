@@ -133,6 +133,15 @@ async fn activate(
     restart: &Restart,
     scope: &Scope,
 ) -> Result<(), Failure> {
+    // A flip that the ledger lost in a crash may have been undone since: what is
+    // started is always what `current` names.
+    let (trees, name) = (host.trees.clone(), component.clone());
+    let current = scope.blocking(move |_| trees.read_current(&name).map_err(|e| e.failure())).await?.map(|tree| tree.release);
+    if current.as_ref() != to.release() {
+        let name = |release: Option<&ReleaseRef>| release.map_or_else(|| "nothing".to_owned(), |r| r.id.to_string());
+        let message = format!("current of {component} is {}, not {}: nothing was started", name(current.as_ref()), name(to.release()));
+        return Err(failure(Cause::StartFailed, &message));
+    }
     let old = match from.release() {
         Some(release) if Some(release) != to.release() => match installed(host, component, release, scope).await {
             Ok(old) => Some(old),
