@@ -1,5 +1,6 @@
 //! The daemon as a process, over real QUIC: joining, a scripted agent that is led
 //! through a rollout, a cloned machine, a killed controller.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic here is a failed test")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -446,4 +447,76 @@ async fn bad_bytes_and_bad_words_change_nothing() {
         .unwrap();
     assert_eq!(second.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&second.stderr).contains("another tidegate-controller runs"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_journaled_is_not_said() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = init(parent.path());
+    let mut controller = Controller::start(&dir, None).await;
+    let client = controller.operator().await;
+    let identity = enroll(&controller.addr(), &token(&client, "a").await, "a").await.unwrap();
+    import(&client, "1").await;
+    let mut agent = Agent::connect(&controller.addr(), &identity, "boot", vec![]).await;
+
+    let journal = rusqlite::Connection::open(dir.join("journal.sqlite")).unwrap();
+    let refuse = "CREATE TRIGGER full BEFORE INSERT ON journal BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END";
+    journal.execute_batch(refuse).unwrap();
+    assert!(!matches!(client.document(&start("1", Some("r"))).await, Ok(_) | Err(ClientError::Refused(_))));
+    assert_eq!(controller.child.wait().unwrap().code(), Some(1));
+    let log = std::fs::read_to_string(dir.join("log")).unwrap();
+    assert!(log.contains("could not be appended to") && log.contains("disk is full"), "{log}");
+    let heard = agent.recv.receive::<ToAgent>(CONTROL_FRAME_BYTES_MAX).await;
+    assert!(!matches!(heard, Ok(Some(_))), "{heard:?}");
+
+    // With room again it starts as if nothing had been asked.
+    journal.execute_batch("DROP TRIGGER full").unwrap();
+    drop(journal);
+    let mut controller = Controller::start(&dir, None).await;
+    let client = controller.operator().await;
+    let started: StartDoc = document(&client, start("1", Some("r"))).await;
+    assert!(!started.attached);
+    client.close().await;
+    controller.terminate();
+
+    // Somebody rewrites history: the next start says so and does not go on.
+    let journal = rusqlite::Connection::open(dir.join("journal.sqlite")).unwrap();
+    journal.execute_batch("UPDATE journal SET at_unix_ms = at_unix_ms + 1 WHERE seq = 2").unwrap();
+    drop(journal);
+    let output = Command::new(env!("CARGO_BIN_EXE_tidegate-controller"))
+        .args(["serve", "--config"])
+        .arg(dir.join("controller.toml"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("chain is broken at record 2"), "{said}");
+}
+
+#[tokio::test]
+async fn hosts_are_no_operators_and_viewers_only_look() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = init(parent.path());
+    let controller = Controller::start(&dir, None).await;
+    let client = controller.operator().await;
+    let identity = enroll(&controller.addr(), &token(&client, "a").await, "a").await.unwrap();
+
+    // A host that speaks the operators' language is cut off as a bad agent.
+    let as_host = Client::connect(&Profile { controller: controller.addr(), identity }).await.unwrap();
+    let answer = as_host.document(&Request::HostList { selector: String::new() }).await;
+    assert!(!matches!(answer, Ok(_) | Err(ClientError::Refused(_))), "{answer:?}");
+
+    let ca = tidegate_net::Ca::load(&dir.join("ca")).unwrap();
+    let (certificate, key) = ca.issue_operator("guest", &["viewer".to_owned()]).unwrap();
+    let profile = parent.path().join("guest");
+    std::fs::create_dir(&profile).unwrap();
+    for (name, text) in [("operator.crt", certificate), ("operator.key", key), ("ca.crt", ca.cert_pem())] {
+        std::fs::write(profile.join(name), text).unwrap();
+    }
+    std::fs::write(profile.join("profile.toml"), format!("controller = \"{}\"\n", controller.addr())).unwrap();
+    let guest = Client::connect(&Profile::load(&profile).unwrap()).await.unwrap();
+    assert_eq!(document::<Vec<HostDoc>>(&guest, Request::HostList { selector: "role=api".into() }).await.len(), 1);
+    let denied = refusal(&guest, Request::HostDrain { host: "a".parse().unwrap(), reason: String::new() }).await;
+    assert_eq!(denied.code, ErrorCode::Denied);
+    assert_eq!(host_a(&client).await.state, HostState::Offline, "nothing changed");
 }

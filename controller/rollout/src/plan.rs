@@ -210,8 +210,6 @@ impl Plan {
         if targets > 100_000 {
             return Err(PlanError::TooLarge(targets));
         }
-        let spec_digest =
-            Digest::of(alloc::format!("{}\n{}", release.manifest, serde_json::to_string(spec).unwrap_or_default()).as_bytes());
         Ok(Self {
             release: release.clone(),
             environment: spec.environment.clone(),
@@ -226,8 +224,16 @@ impl Plan {
                 on_unreachable: spec.on_unreachable,
                 accept_drift: spec.accept_drift,
             },
-            spec_digest,
+            spec_digest: Self::spec_digest(spec, release),
         })
+    }
+
+    /// Digest of the spec and the release, without the host set: known without a
+    /// fleet, so that a repeated `--run-id` attaches even to a plan that could not
+    /// be resolved any more.
+    #[must_use]
+    pub fn spec_digest(spec: &Spec, release: &ReleaseRef) -> Digest {
+        Digest::of(alloc::format!("{}\n{}", release.manifest, serde_json::to_string(spec).unwrap_or_default()).as_bytes())
     }
 
     /// sha256 of the plan's JSON: what approvals sign and `--confirm` compares.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tidegate_protocol::limits::LABELS_MAX;
-use tidegate_protocol::{HostName, RolloutId, Timestamp};
+use tidegate_protocol::{Digest, HostName, RolloutId, Timestamp};
 use tidegate_rollout::selector::label_word_ok;
 use tidegate_rollout::status::{explain, status};
 use tidegate_rollout::{Event, FleetHost, Plan, Rollout, RolloutState, Selector, Verb};
@@ -129,7 +129,12 @@ impl State {
         for report in known.components() {
             let runs = report.current.as_ref().map_or_else(|| "nothing".to_owned(), |r| r.id.to_string());
             let failure = report.failure.as_ref().map_or_else(String::new, |f| format!("; {}: {}", f.cause, f.message));
-            lines.push(format!("{}: has {runs}, generation {} is {:?}{failure}", report.component, report.generation, report.progress));
+            lines.push(format!(
+                "{}: has {runs}, generation {} is {}{failure}",
+                report.component,
+                report.generation,
+                word(&report.progress)
+            ));
         }
         for (component, (generation, id)) in &known.owners {
             if let Some(entry) = self.rollouts.get(id) {
@@ -189,28 +194,13 @@ impl State {
         })
     }
 
-    fn start(
-        &mut self,
-        now: Timestamp,
-        by: &str,
-        run_id: Option<RolloutId>,
-        confirm: Option<tidegate_protocol::Digest>,
-        prepared: &Prepared,
-    ) -> Answer {
-        let fleet = self.registry.fleet();
+    fn start(&mut self, now: Timestamp, by: &str, run_id: Option<RolloutId>, confirm: Option<Digest>, prepared: &Prepared) -> Answer {
         // A refused id may be used again; any other is taken.
-        let taken = run_id.as_ref().and_then(|id| self.rollouts.get(id)).filter(|e| e.rollout.state() != RolloutState::Refused);
-        let plan = resolve(prepared, &fleet)?;
-        if let Some(entry) = taken {
-            let running = entry.rollout.plan();
-            if running.spec_digest != plan.spec_digest {
-                return Err(ErrorDoc::new(ErrorCode::Refused, format!("--run-id {} belongs to another plan", entry.rollout.id()))
-                    .cause(format!("it rolls out {} and is {}", running.release.id, entry.rollout.state()))
-                    .fix("use another --run-id, or the same plan.toml and release"));
-            }
-            confirmed(running, confirm)?;
-            return json(&StartDoc { id: entry.rollout.id().clone(), plan_digest: running.digest(), attached: true });
+        if let Some(entry) = run_id.as_ref().and_then(|id| self.rollouts.get(id)).filter(|e| e.rollout.state() != RolloutState::Refused) {
+            return attach(&entry.rollout, confirm, prepared);
         }
+        let fleet = self.registry.fleet();
+        let plan = resolve(prepared, &fleet)?;
         confirmed(&plan, confirm)?;
         if let Some(refused) = self.conflict(&plan, run_id.as_ref()) {
             return Err(refused);
@@ -289,12 +279,24 @@ impl State {
     }
 }
 
+/// The same start again: its answer was lost, or somebody wants to watch.
+fn attach(rollout: &Rollout, confirm: Option<Digest>, prepared: &Prepared) -> Answer {
+    let running = rollout.plan();
+    if running.spec_digest != Plan::spec_digest(&prepared.spec, &prepared.release) {
+        return Err(ErrorDoc::new(ErrorCode::Refused, format!("--run-id {} belongs to another plan", rollout.id()))
+            .cause(format!("it rolls out {} and is {}", running.release.id, rollout.state()))
+            .fix("use another --run-id, or the same plan.toml and release"));
+    }
+    confirmed(running, confirm)?;
+    json(&StartDoc { id: rollout.id().clone(), plan_digest: running.digest(), attached: true })
+}
+
 fn resolve(prepared: &Prepared, fleet: &[FleetHost]) -> Result<Plan, ErrorDoc> {
     Plan::resolve(&prepared.spec, &prepared.release, &prepared.manifest, fleet)
         .map_err(|e| ErrorDoc::new(ErrorCode::Refused, e.to_string()))
 }
 
-fn confirmed(plan: &Plan, confirm: Option<tidegate_protocol::Digest>) -> Result<(), ErrorDoc> {
+fn confirmed(plan: &Plan, confirm: Option<Digest>) -> Result<(), ErrorDoc> {
     match confirm {
         Some(wanted) if wanted != plan.digest() => {
             Err(ErrorDoc::new(ErrorCode::Refused, format!("the plan's digest is {}, --confirm says {wanted}", plan.digest()))
@@ -348,6 +350,11 @@ fn reason_of(reason: String) -> Result<String, ErrorDoc> {
 
 pub(crate) fn json<T: serde::Serialize>(value: &T) -> Answer {
     serde_json::to_string(value).map_err(|e| internal(&e))
+}
+
+/// The contract's word for a value whose only text form is its JSON.
+fn word<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_default().trim_matches('"').to_owned()
 }
 
 fn internal(error: &dyn std::fmt::Display) -> ErrorDoc {
