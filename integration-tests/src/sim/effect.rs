@@ -104,6 +104,11 @@ impl Sim {
     }
 
     fn activate(&mut self, h: usize, c: usize, to: &Target, restart: &Restart, unlucky: bool) -> Outcome {
+        // The link is part of the proof: a revert in memory may have moved it before
+        // a crash lost the revert.
+        if self.hosts[h].parts[c].link.as_ref() != to.release() {
+            return fail(Cause::StartFailed, "current points elsewhere");
+        }
         let Some(release) = to.release() else {
             if unlucky {
                 return fail(Cause::StartFailed, "does not stop");
@@ -128,11 +133,7 @@ impl Sim {
             }
             return fail(Cause::StartFailed, "the manager said restarted, but the old process runs");
         }
-        let Some(link) = self.hosts[h].parts[c].link.clone() else {
-            self.hosts[h].parts[c].service = None;
-            return fail(Cause::StartFailed, "current points at nothing");
-        };
-        self.start_service(h, c, &link);
+        self.start_service(h, c, release);
         match &self.hosts[h].parts[c].service {
             None => fail(Cause::StartFailed, "does not start"),
             Some(process) if self.executable(c, &process.tree) != wanted => fail(Cause::StartFailed, "another executable runs"),

@@ -147,7 +147,7 @@ impl Sim {
             Ev::ControllerUp { life } if life == self.ctl.life => self.controller_up(),
             Ev::Flushed { life } if self.ctl.up && life == self.ctl.life => self.flushed(),
             Ev::ControllerTick { .. } | Ev::ControllerUp { .. } | Ev::Flushed { .. } => {}
-            Ev::ToController { h, message } => self.to_controller(h, message),
+            Ev::ToController { h, message } => self.controller_hears(h, message),
             Ev::Fault(fault) => self.fault(fault),
             Ev::Start => {
                 self.phase_began = self.now;
@@ -179,7 +179,7 @@ impl Sim {
             return self.at(until, event);
         }
         match event {
-            Ev::ToHost { message, .. } => self.to_host(h, message),
+            Ev::ToHost { message, .. } => self.host_hears(h, message),
             Ev::AgentBeat { .. } => self.agent_beat(h),
             Ev::MachineTimer { c, .. } => self.machine_timer(h, c),
             Ev::Saved { c, token, .. } => self.saved(h, c, token),

@@ -113,7 +113,7 @@ impl Sim {
         *last
     }
 
-    pub(super) fn to_controller(&mut self, h: usize, message: Up) {
+    pub(super) fn controller_hears(&mut self, h: usize, message: Up) {
         if !self.ctl.up {
             return;
         }
@@ -146,7 +146,7 @@ impl Sim {
         }
     }
 
-    pub(super) fn to_host(&mut self, h: usize, message: Down) {
+    pub(super) fn host_hears(&mut self, h: usize, message: Down) {
         if !self.hosts[h].agent {
             return;
         }
