@@ -14,7 +14,7 @@ use std::time::Duration;
 use tidegate_net::Identity;
 use tidegate_protocol::report::AgentFacts;
 use tidegate_protocol::{Assignment, BootId, ComponentName, HostName, Report};
-use tidegate_swap::{Record, State};
+use tidegate_swap::{Record, State, Step};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -213,6 +213,7 @@ async fn start(config: Config) -> Result<(), StartError> {
         manifests: Manifests::new(config.paths.manifests()),
         depot: Depot::new(connected),
         staging: tokio::sync::RwLock::new(()),
+        verified: crate::host::Verified::default(),
         ctx,
     });
     let changed = Arc::new(Notify::new());
@@ -244,27 +245,54 @@ fn held(driver: &Mutex<Driver>) -> std::sync::MutexGuard<'_, Driver> {
     driver.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Goes on from the ledger. Swaps under way first: their leases run. Then the
-/// standing releases' services, and their machines once those run.
+/// Goes on from the ledger. Swaps under way first: their leases run, and they
+/// start what is to run. Then each standing release's service, and its machine
+/// as soon as that runs.
 async fn recover(host: &Arc<Host>, driver: &Mutex<Driver>) -> Result<(), StartError> {
     let ledger = host.ledger.clone();
     let records = tokio::task::spawn_blocking(move || ledger.read_all()).await;
     let records = records.map_err(|e| StartError::System { what: "a thread", source: e.into() })??;
-    let under_way = |record: &Record| matches!(record.state, State::Swapping(_) | State::Probation | State::Reverting(..));
-    let (moving, standing): (Vec<_>, Vec<_>) = records.into_iter().partition(|(_, record)| record.as_ref().is_ok_and(under_way));
+    let (moving, standing): (Vec<_>, Vec<_>) = records.into_iter().partition(|(_, record)| record.as_ref().is_ok_and(starts_itself));
     held(driver).recover(moving);
     let mut starts = JoinSet::new();
-    for (component, record) in &standing {
-        if let Ok(record) = record {
-            starts.spawn(ensure_running(host.clone(), component.clone(), record.clone()));
+    let mut waiting = BTreeMap::new();
+    for (component, record) in standing {
+        match record {
+            Ok(record) => {
+                let ensured = ensure_running(host.clone(), component.clone(), record.clone());
+                let name = component.clone();
+                starts.spawn(async move {
+                    ensured.await;
+                    name
+                });
+                waiting.insert(component, record);
+            }
+            Err(error) => held(driver).recover(vec![(component, Err(error))]),
         }
     }
-    if timeout(START_WAIT, async { while starts.join_next().await.is_some() {} }).await.is_err() {
+    let up = async {
+        while let Some(done) = starts.join_next().await {
+            if let Some(entry) = done.ok().and_then(|name| waiting.remove_entry(&name)) {
+                held(driver).recover(vec![(entry.0, Ok(entry.1))]);
+            }
+        }
+    };
+    if timeout(START_WAIT, up).await.is_err() {
         tracing::warn!("not all services came up within {} s; going on", START_WAIT.as_secs());
     }
     starts.detach_all();
-    held(driver).recover(standing);
+    held(driver).recover(waiting.into_iter().map(|(component, record)| (component, Ok(record))).collect());
     Ok(())
+}
+
+/// Whether going on with it starts what is to run. While it only drains, or takes
+/// load again, the release that `current` names must run, as it does at rest.
+fn starts_itself(record: &Record) -> bool {
+    match record.state {
+        State::Swapping(step) | State::Reverting(step, _) => !matches!(step, Step::Drain | Step::Undrain),
+        State::Probation => true,
+        _ => false,
+    }
 }
 
 /// The release to be on when nothing is under way runs.
@@ -280,8 +308,9 @@ async fn ensure_running(host: Arc<Host>, component: ComponentName, record: Recor
         }
         Err(_) => return,
     };
-    let healthy = matches!(record.state, State::Healthy);
-    if record.standing.as_ref() != Some(&installed.release) && !healthy {
+    // Here the link has moved, and what stands has not yet.
+    let ahead = matches!(record.state, State::Healthy | State::Reverting(Step::Undrain, _));
+    if record.standing.as_ref() != Some(&installed.release) && !ahead {
         return;
     }
     if let Err(failure) = host.services.ensure_running(&installed).await {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tidegate_protocol::limits::COMPONENTS_MAX;
 use tidegate_protocol::report::{Failure, Progress};
-use tidegate_protocol::{Assignment, Cause, ComponentName, Generation, Timestamp};
+use tidegate_protocol::{Assignment, Cause, ComponentName, Generation, Phase, Timestamp};
 use tidegate_swap::{Action, Event, Machine, Op, OpId, Outcome, Record, State, Step};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -38,7 +38,7 @@ pub struct Snapshot {
     pub record: Option<Record>,
     /// The newest assignment, even if nothing can be done about it.
     pub generation: Generation,
-    /// Why nothing can be done.
+    /// Why that generation failed or goes back, or why nothing can be done.
     pub failure: Option<Failure>,
 }
 
@@ -106,9 +106,8 @@ impl Driver {
             self.begin(component.clone(), machine);
         }
         let Some(handle) = self.handles.get(&component) else { return };
-        let rank = |a: &Assignment| (a.generation, a.phase);
         handle.assign.send_if_modified(|waiting| {
-            let newer = waiting.as_ref().is_none_or(|old| rank(old) <= rank(&assignment));
+            let newer = waiting.as_ref().is_none_or(|old| takes_place(&assignment, old));
             if newer {
                 *waiting = Some(assignment);
             }
@@ -168,10 +167,23 @@ impl Driver {
     }
 }
 
+/// Whether the newer word may be the only one that the machine hears. A cancelled
+/// generation stays so, whatever is said of it later.
+fn takes_place(new: &Assignment, old: &Assignment) -> bool {
+    let rank = |a: &Assignment| (a.generation, a.phase);
+    let cancelled = old.generation == new.generation && old.phase == Phase::Cancel;
+    rank(old) <= rank(new) && (!cancelled || new.phase == Phase::Cancel)
+}
+
+/// Generation, progress and failure belong together: of a generation that waits
+/// for the present one's revert, the last two are not the present one's.
 fn shown(machine: &Machine) -> Snapshot {
-    let record = machine.record().clone();
-    let generation = record.assignment.as_ref().map_or(Generation::ZERO, |a| a.generation);
-    Snapshot { progress: machine.progress(), record: Some(record), generation, failure: None }
+    Snapshot {
+        progress: machine.progress(),
+        record: Some(machine.record().clone()),
+        generation: machine.generation(),
+        failure: machine.failure().cloned(),
+    }
 }
 
 type Work = Pin<Box<dyn Future<Output = Outcome> + Send>>;
@@ -267,7 +279,7 @@ impl Actor {
         }
         let now = shown(&self.machine);
         let news = self.show.send_if_modified(|shown| {
-            let news = shown.record != now.record || shown.progress != now.progress;
+            let news = shown.record != now.record || shown.progress != now.progress || shown.generation != now.generation;
             if news {
                 *shown = now;
             }
@@ -362,5 +374,65 @@ pub fn state_name(state: &State) -> &'static str {
         },
         State::Reverted { .. } => "reverted",
         State::RevertFailed(_) => "revert-failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate_protocol::{Intent, Millis, Target};
+    use tidegate_swap::Swap;
+
+    fn word(n: u64, phase: Phase) -> Assignment {
+        Assignment {
+            generation: Generation::new(1, n),
+            component: "api".parse().unwrap(),
+            rollout: "r1".parse().unwrap(),
+            intent: Intent::Forward,
+            target: Target::Absent,
+            phase,
+            healthy_deadline: Millis::from_secs(60),
+            confirm_within: Millis::from_secs(60),
+            accept_drift: false,
+            integration: false,
+            reversible: true,
+        }
+    }
+
+    #[test]
+    fn a_generation_that_waits_is_shown_with_its_own_progress() {
+        let swap = serde_json::json!({ "from": "absent", "was_healthy": true, "drained": false, "mark": null, "lease": null, "reboots": 0, "smoke": [] });
+        let swap: Swap = serde_json::from_value(swap).unwrap();
+        let record = Record {
+            component: "api".parse().unwrap(),
+            assignment: Some(word(1, Phase::Swap)),
+            state: State::Reverting(Step::Flip, Some(failure(Cause::Smoke, "of generation 1"))),
+            standing: None,
+            previous: None,
+            swap: Some(swap),
+            pending: Some(word(2, Phase::Preflight)),
+            history: Vec::new(),
+        };
+        let machine = Machine::recover(record, crate::daemon::boot_id().unwrap(), since_boot(), unix_ms());
+        let shown = shown(&machine);
+        assert_eq!((shown.generation, shown.progress, shown.failure), (Generation::new(1, 2), Progress::Checking, None));
+    }
+
+    #[test]
+    fn of_words_that_wait_the_newest_wins_and_a_cancel_stays() {
+        use Phase::{Cancel, Confirm, Preflight, Stage, Swap};
+        for (new, old, wins) in [
+            ((1, Stage), (1, Preflight), true),
+            ((1, Stage), (1, Stage), true),
+            ((1, Preflight), (1, Stage), false),
+            ((2, Preflight), (1, Confirm), true),
+            ((1, Confirm), (2, Preflight), false),
+            ((1, Cancel), (1, Stage), true),
+            ((1, Swap), (1, Cancel), false),
+            ((1, Cancel), (1, Cancel), true),
+            ((2, Swap), (1, Cancel), true),
+        ] {
+            assert_eq!(takes_place(&word(new.0, new.1), &word(old.0, old.1)), wins, "{new:?} after {old:?}");
+        }
     }
 }

@@ -2,7 +2,11 @@
 //!
 //! Owns nothing by itself: it holds the parts together.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tidegate_protocol::Digest;
 
 use crate::context::Context;
 use crate::fetch::Depot;
@@ -35,4 +39,32 @@ pub struct Host {
     /// writing while the store is cleaned: a file is not dropped between its
     /// arrival and its use.
     pub staging: tokio::sync::RwLock<()>,
+    /// Trees whose every byte was compared by this process.
+    pub verified: Verified,
+}
+
+/// Trees known to be as their manifests say, each by its directory, with the
+/// fingerprint it had then: comparing takes long, and is not done twice for
+/// nothing.
+#[derive(Debug, Default)]
+pub struct Verified(Mutex<BTreeMap<PathBuf, Digest>>);
+
+/// Trees remembered; a host keeps a few of each component.
+const VERIFIED_MAX: usize = 256;
+
+impl Verified {
+    /// It was compared whole and had this fingerprint before.
+    pub fn remember(&self, dir: &Path, fingerprint: Digest) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= VERIFIED_MAX {
+            known.clear();
+        }
+        known.insert(dir.to_owned(), fingerprint);
+    }
+
+    /// Whether a tree with this fingerprint was compared.
+    #[must_use]
+    pub fn holds(&self, dir: &Path, fingerprint: &Digest) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(dir) == Some(fingerprint)
+    }
 }

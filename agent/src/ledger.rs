@@ -104,6 +104,15 @@ impl Ledger {
         durable::replace(&path, &bytes, 0o600).map_err(|source| LedgerError::Write { path, source })
     }
 
+    /// The record of one component, if it has one.
+    ///
+    /// # Errors
+    /// [`LedgerError::Read`], [`LedgerError::Malformed`], [`LedgerError::OtherComponent`].
+    pub fn read(&self, component: &ComponentName) -> Result<Option<Record>, LedgerError> {
+        let path = self.path(component);
+        if path.exists() { read(&path, component).map(Some) } else { Ok(None) }
+    }
+
     /// Every component that has a record, each with its own result.
     ///
     /// # Errors

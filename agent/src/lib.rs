@@ -36,5 +36,6 @@ pub mod smoke;
 pub mod stage;
 pub mod status;
 pub mod store;
+pub mod tidy;
 pub mod tree;
 pub mod work;

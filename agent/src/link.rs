@@ -66,7 +66,8 @@ impl SessionError {
     fn patient(&self) -> bool {
         match self {
             Self::Net(NetError::Closed { code, .. }) => {
-                [close::REFUSED, close::REVOKED, close::CONFLICT].iter().any(|c| c.into_inner() == *code)
+                // Superseded: someone else holds this identity, and taking turns helps nobody.
+                [close::REFUSED, close::REVOKED, close::CONFLICT, close::SUPERSEDED].iter().any(|c| c.into_inner() == *code)
             }
             Self::Refused(_) | Self::Version(_) => true,
             _ => false,
@@ -107,6 +108,10 @@ impl Link {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
+            if matches!(error, SessionError::Net(NetError::Dial { .. })) {
+                // A socket that broke does not heal; the next try makes another.
+                endpoint = None;
+            }
             if welcomed {
                 backoff = BACKOFF.0;
                 said.clear();

@@ -16,7 +16,7 @@ use crate::error::failure;
 use crate::host::Host;
 use crate::service::{same_service, started_since};
 use crate::work::Scope;
-use crate::{exec, preflight, smoke, stage};
+use crate::{exec, preflight, smoke, stage, tidy};
 
 /// Of a `check` command.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -60,7 +60,10 @@ pub async fn perform(host: Arc<Host>, component: ComponentName, op: Op, scope: S
             }
             Err(failure) => return Outcome::Smoke { results: Vec::new(), failure: Some(failure) },
         },
-        Op::Collect { keep } => collect(&host, &component, keep, &scope).await,
+        Op::Collect { keep } => {
+            tidy::after_confirm(&host, &component, keep, &scope).await;
+            Ok(())
+        }
     };
     done.map_or_else(Outcome::Failed, |()| Outcome::Ok)
 }
@@ -178,31 +181,4 @@ async fn stays(host: &Arc<Host>, new: &Installed, restart: &Restart) -> bool {
     }
     let Ok(running) = host.services.prove(new).await else { return false };
     mark.as_ref().is_none_or(|mark| mark.boot_id == host.ctx.boot_id && started_since(running.start_ticks, mark.at))
-}
-
-/// A failed cleanup is said and changes nothing.
-async fn collect(host: &Arc<Host>, component: &ComponentName, keep: Vec<ReleaseRef>, scope: &Scope) -> Result<(), Failure> {
-    // Something is being staged: its files are in no tree yet. Next time, then.
-    let cleaning = host.staging.try_write();
-    let (all, host, component) = (cleaning.is_ok(), host.clone(), component.clone());
-    scope
-        .blocking(move |_| {
-            let warn = |error: &(dyn std::error::Error + 'static)| tracing::warn!(%component, error = crate::error::chain(error), "cleanup failed");
-            match host.trees.collect(&component, &keep) {
-                Ok(0) => {}
-                Ok(gone) => tracing::info!(%component, gone, "old releases removed"),
-                Err(error) => warn(&error),
-            }
-            if all {
-                let cleaned = host.trees.digests().map_err(|e| warn(&e)).map(|keep| host.store.collect(&keep));
-                if let Ok(Err(error)) = cleaned {
-                    warn(&error);
-                }
-                if let Err(error) = host.manifests.collect() {
-                    warn(&error);
-                }
-            }
-            Ok(())
-        })
-        .await
 }

@@ -12,6 +12,7 @@ use tidegate_protocol::{Cause, Component, ComponentName, ReleaseRef};
 use crate::context::Installed;
 use crate::error::failure;
 use crate::host::Host;
+use crate::tidy;
 use crate::tree::{self, name_drift};
 use crate::work::Scope;
 
@@ -19,6 +20,9 @@ use crate::work::Scope;
 const HEADROOM_BYTES: u64 = 16 * 1024 * 1024;
 /// Kept free beyond the release's files and directories.
 const HEADROOM_INODES: u64 = 64;
+
+/// The block of most file systems.
+const BLOCK_BYTES: u64 = 4096;
 
 /// What is asked; see [`tidegate_swap::Op::Preflight`].
 #[derive(Clone, Debug)]
@@ -58,7 +62,12 @@ fn on_disk(host: &Host, name: &ComponentName, target: &Installed, request: &Requ
     host.links.check(name, &target.component.links).map_err(|e| e.failure())?;
     way_back(host, name, request, scope)?;
     let laid_out = host.trees.locate(name, &request.target).map_err(|e| e.failure())?.is_some();
-    if !laid_out { space(host, &target.component) } else { Ok(()) }
+    if laid_out || space(host, &target.component).is_ok() {
+        return Ok(());
+    }
+    // What failed attempts left behind is no reason to refuse.
+    tidy::make_room(host, &target.component);
+    space(host, &target.component)
 }
 
 /// `current` is what the ledger says, complete and unchanged: the way back.
@@ -89,9 +98,10 @@ fn way_back(host: &Host, name: &ComponentName, request: &Request, scope: &Scope)
 fn space(host: &Host, component: &Component) -> Result<(), Failure> {
     let mut seen = BTreeSet::new();
     let missing = component.files.iter().filter(|f| !host.store.has(&f.digest, f.size) && seen.insert(f.digest));
-    let (fetch, files) = missing.fold((0u64, 0u64), |(bytes, n), f| (bytes.saturating_add(f.size), n + 1));
+    let (fetch, files) = missing.fold((0u64, 0u64), |(bytes, n), f| (bytes.saturating_add(on_blocks(f.size)), n + 1));
     let dirs: BTreeSet<&str> = component.files.iter().filter_map(|f| f.path.as_str().rsplit_once('/').map(|(dir, _)| dir)).collect();
-    let tree = (component.bytes(), (component.files.len() + dirs.len()) as u64);
+    let tree_bytes = component.files.iter().fold(0u64, |bytes, f| bytes.saturating_add(on_blocks(f.size)));
+    let tree = (tree_bytes, (component.files.len() + dirs.len()) as u64);
     let state = existing(&host.ctx.state_dir);
     let opt = existing(&host.ctx.opt_dir);
     let device = |path: &Path| path.metadata().ok().map(|m| m.dev());
@@ -100,6 +110,11 @@ fn space(host: &Host, component: &Component) -> Result<(), Failure> {
     }
     room(&state, fetch, files)?;
     room(&opt, tree.0, tree.1)
+}
+
+/// What a file takes: thousands of small ones take far more than their bytes.
+fn on_blocks(size: u64) -> u64 {
+    size.div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES)
 }
 
 fn room(path: &Path, bytes: u64, inodes: u64) -> Result<(), Failure> {

@@ -19,12 +19,15 @@ use tokio::time::{Instant, timeout};
 use crate::context::Installed;
 use crate::driver::Seen;
 use crate::host::Host;
-use crate::service::{Process, since_boot};
+use crate::service::{Process, Status, since_boot};
 use crate::tree;
 
 /// A process that does not show what it executes within this time is reported
 /// without a digest, and asked again in the next report.
 const PROOF: Duration = Duration::from_millis(500);
+/// A service manager that does not answer must not silence the host: it is then
+/// shown as it can be seen, without a main process.
+const STATUS: Duration = Duration::from_secs(3);
 /// Trees with more files are looked over less often.
 const MANY_FILES: usize = 256;
 /// How much less often.
@@ -100,7 +103,11 @@ impl Reporter {
                 ServiceState::Absent
             }
             Some(tree) => {
-                let status = self.host.services.status(&tree.installed).await;
+                let asked = timeout(STATUS, self.host.services.status(&tree.installed)).await;
+                let status = asked.unwrap_or_else(|_| {
+                    tracing::warn!(%component, "the service manager does not answer within {} s", STATUS.as_secs());
+                    Status::default()
+                });
                 (main, restarts) = (status.main, status.restarts);
                 look_at_process(&self.host, &tree.installed, main, known).await;
                 match (tree.intact, status.active) {
@@ -116,7 +123,7 @@ impl Reporter {
         ComponentReport {
             generation: snapshot.generation,
             progress: snapshot.progress,
-            failure: snapshot.failure.or_else(|| record.and_then(|r| r.state.failure()).cloned()),
+            failure: snapshot.failure,
             current: tree.as_ref().map(|t| t.installed.release.clone()),
             previous: record.and_then(previous),
             service,
@@ -162,9 +169,9 @@ fn lease_left_ms(host: &Host, record: &Record) -> Option<u64> {
 
 /// What `current` leads to, and whether its files are as the manifest says.
 async fn look_at_tree(host: &Arc<Host>, component: &ComponentName, known: &mut Known) {
-    let (trees, name, last) = (host.trees.clone(), component.clone(), known.tree.take());
+    let (host, name, last) = (host.clone(), component.clone(), known.tree.take());
     let looked = tokio::task::spawn_blocking(move || {
-        let current = match trees.current_dir(&name) {
+        let current = match host.trees.current_dir(&name) {
             Ok(current) => current?,
             Err(error) => {
                 tracing::warn!(component = %name, error = crate::error::chain(&error), "current cannot be read");
@@ -180,7 +187,7 @@ async fn look_at_tree(host: &Arc<Host>, component: &ComponentName, known: &mut K
         }
         let installed = match same.as_ref().map(|last| last.installed.clone()) {
             Some(installed) => installed,
-            None => match trees.read_current(&name) {
+            None => match host.trees.read_current(&name) {
                 Ok(current) => Arc::new(current?),
                 Err(error) => {
                     tracing::warn!(component = %name, error = crate::error::chain(&error), "current cannot be read");
@@ -193,8 +200,13 @@ async fn look_at_tree(host: &Arc<Host>, component: &ComponentName, known: &mut K
         if let Some(last) = same.filter(|last| last.fingerprint == fingerprint) {
             return Some(KnownTree { looked, ..last });
         }
+        if host.verified.holds(&installed.dir, &fingerprint) {
+            return Some(KnownTree { installed, fingerprint, intact: true, looked });
+        }
         let drifted = tree::drift(&installed, &|| true).unwrap_or_default();
-        if !drifted.is_empty() {
+        if drifted.is_empty() {
+            host.verified.remember(&installed.dir, fingerprint);
+        } else {
             tracing::warn!(component = %name, release = %installed.release.id, files = tree::name_drift(&drifted), "files were changed on this host");
         }
         Some(KnownTree { installed, fingerprint, intact: drifted.is_empty(), looked })

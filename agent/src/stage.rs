@@ -10,8 +10,8 @@ use tidegate_protocol::{Component, ComponentName, ReleaseRef};
 
 use crate::fetch::Want;
 use crate::host::Host;
-use crate::tree;
 use crate::work::Scope;
+use crate::{tidy, tree};
 
 /// Makes sure that the release's tree is there, complete and as its manifest
 /// says. Files that the store has are not fetched again; a tree that stands is
@@ -23,9 +23,17 @@ pub async fn stage(host: &Arc<Host>, component: &ComponentName, release: &Releas
     scope.counters.staged.store(0, Ordering::Relaxed);
     scope.counters.fetched.store(0, Ordering::Relaxed);
     let _guard = host.staging.read().await;
-    let (trees, name, wanted) = (host.trees.clone(), component.clone(), release.clone());
+    let (here, name, wanted) = (host.clone(), component.clone(), release.clone());
     // A tree knows what it is made of: going back needs no controller.
-    let standing = scope.blocking(move |_| trees.locate(&name, &wanted).map_err(|e| e.failure())).await?;
+    let standing = scope
+        .blocking(move |_| {
+            let standing = here.trees.locate(&name, &wanted).map_err(|e| e.failure())?;
+            if standing.is_none() {
+                tidy::before_stage(&here, &name);
+            }
+            Ok(standing)
+        })
+        .await?;
     let found = match &standing {
         Some(tree) => tree.component.clone(),
         None => host.manifests.component(&host.depot, release, component, scope).await?,
@@ -54,10 +62,12 @@ pub async fn stage(host: &Arc<Host>, component: &ComponentName, release: &Releas
 }
 
 async fn lay_out(host: &Arc<Host>, release: &ReleaseRef, component: Arc<Component>, scope: &Scope) -> Result<(), Failure> {
-    let (trees, store, release) = (host.trees.clone(), host.store.clone(), release.clone());
+    let (host, release) = (host.clone(), release.clone());
     scope
         .blocking(move |scope| {
-            trees.lay_out(&store, &release, &component, &|| scope.go_on()).map_err(|e| e.failure())?;
+            let tree = host.trees.lay_out(&host.store, &release, &component, &|| scope.go_on()).map_err(|e| e.failure())?;
+            // Every byte was read back just now.
+            host.verified.remember(&tree.dir, tree::fingerprint(&tree));
             scope.counters.staged.store(component.bytes(), Ordering::Relaxed);
             Ok(())
         })

@@ -191,15 +191,21 @@ impl Trees {
     /// The tree of that release, if it is laid out.
     ///
     /// # Errors
-    /// [`TreeError::Record`], [`TreeError::Io`].
+    /// [`TreeError::Io`].
     pub fn locate(&self, component: &ComponentName, release: &ReleaseRef) -> Result<Option<Installed>, TreeError> {
         let prefix = format!("{}-", release.id.version);
         for name in self.names(component)? {
-            if name.starts_with(&prefix)
-                && let Some(tree) = self.load(component, &name)?
-                && &tree.release == release
-            {
-                return Ok(Some(tree));
+            if !name.starts_with(&prefix) {
+                continue;
+            }
+            match self.load(component, &name) {
+                Ok(Some(tree)) if &tree.release == release => return Ok(Some(tree)),
+                Ok(_) => {}
+                // Nobody knows any more what that is: staging lays it out anew, beside it.
+                Err(error @ TreeError::Record { .. }) => {
+                    tracing::warn!(%component, error = crate::error::chain(&error), "a laid-out release is left aside");
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
