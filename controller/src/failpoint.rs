@@ -87,6 +87,8 @@ pub fn kind(record: &Record) -> String {
         Record::Host { .. } => "host".into(),
         Record::Said { .. } => "said".into(),
         Record::Returned => "returned".into(),
+        Record::Found { .. } => "found".into(),
+        Record::Fenced { .. } => "fenced".into(),
         Record::Healed { .. } => "healed".into(),
     }
 }

@@ -233,6 +233,13 @@ impl Registry {
             .collect()
     }
 
+    /// Since when a host is silent; `None` while it is in contact.
+    #[must_use]
+    pub fn lost_since(&self, host: &HostName) -> Option<Timestamp> {
+        let known = self.hosts.get(host);
+        if known.is_some_and(|h| h.session().is_some()) { None } else { Some(known.and_then(|h| h.last_seen).unwrap_or_default()) }
+    }
+
     /// Hosts in contact now.
     #[must_use]
     pub fn online(&self) -> BTreeSet<HostName> {

@@ -2,8 +2,8 @@
 
 /// Largest control frame (hello, report, assignment), bytes.
 pub const CONTROL_FRAME_BYTES_MAX: usize = 64 * 1024;
-/// Largest operator request or answer frame, bytes.
-pub const OPERATOR_FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Largest operator request or answer frame, bytes: the status of 50,000 hosts.
+pub const OPERATOR_FRAME_BYTES_MAX: usize = 48 * 1024 * 1024;
 /// Largest release manifest, bytes.
 pub const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Largest single artifact, bytes.

@@ -86,6 +86,21 @@ pub enum Record {
     /// The controller came back after it was away; leases may have run out
     /// meanwhile through no fault of a host.
     Returned,
+    /// What a host really ran before, as its preflight found it: the controller
+    /// knew less when the rollout started.
+    Found {
+        /// In place of the one in `started`.
+        origin: Origin,
+    },
+    /// A rollout that was refused used this generation meanwhile.
+    Fenced {
+        /// Where.
+        host: HostName,
+        /// Of what.
+        component: ComponentName,
+        /// The next order is above it.
+        generation: Generation,
+    },
     /// A host that was an exception is where it should be.
     Healed {
         /// Where.

@@ -224,6 +224,8 @@ pub fn wave_state(rollout: &Rollout, index: usize) -> WaveState {
         WaveState::Pending
     } else if has(|t| matches!(t.state, TargetState::Staged | TargetState::Pending | TargetState::Staging)) {
         WaveState::Open
+    } else if has(|t| t.counted) && !has(|t| t.state == TargetState::Confirmed) {
+        WaveState::Failed
     } else {
         WaveState::Passed
     }
@@ -310,6 +312,13 @@ pub fn describe(record: &Record) -> (Option<HostName>, Option<ComponentName>, St
             (Some(host.clone()), Some(component.clone()), text)
         }
         Record::Said { reason, .. } => (None, None, reason.clone()),
+        Record::Found { origin } => {
+            let ran = origin.previous.as_ref().map_or_else(|| "nothing".to_string(), |r| r.id.to_string());
+            (Some(origin.host.clone()), Some(origin.component.clone()), format!("preflight found {ran}: that is the way back"))
+        }
+        Record::Fenced { host, component, generation } => {
+            (Some(host.clone()), Some(component.clone()), format!("a refused rollout used generation {generation} since"))
+        }
         Record::Returned => (None, None, "the controller came back and goes on".to_string()),
         Record::Healed { host, component, release } => {
             let on = release.as_ref().map_or_else(|| "nothing".to_string(), |r| r.id.to_string());

@@ -109,9 +109,8 @@ impl World {
         let plan = Plan::resolve(&spec, &new, &release, &fleet).unwrap();
         let origins = plan.origins(&fleet, |_, _| Generation::new(1, 7));
         let hosts = origins.iter().map(|o| ((o.host.clone(), o.component.clone()), report(&o.component, &old))).collect();
-        let online = fleet.iter().map(|h| h.name.clone()).collect();
         let now = Timestamp(1_000_000);
-        let rollout = Rollout::start("r1".parse().unwrap(), plan, origins, "ops", &online, now);
+        let rollout = Rollout::start("r1".parse().unwrap(), plan, origins, "ops", |_| None, now);
         let mut world = Self {
             rollout,
             now,
@@ -499,4 +498,57 @@ fn min_healthy_that_cannot_be_kept_pauses_for_a_person() {
     assert_eq!(world.rollout.state(), RolloutState::Paused);
     assert!(world.rollout.reason().contains("min_healthy"));
     assert_eq!(world.most_in_flight, 1);
+}
+
+#[test]
+fn the_way_back_is_what_preflight_found() {
+    let mut world = World::with(2, &["api"], "strategy = \"rolling\"", |w| {
+        // The controller believed in an older report; the host runs something else.
+        let (other, _) = manifest("1b", &["api"]);
+        let component: ComponentName = "api".parse().unwrap();
+        w.hosts.get_mut(&(name(1), component)).unwrap().current = Some(other);
+    });
+    assert_eq!(world.rollout.state(), RolloutState::Completed);
+    let found = world
+        .journal
+        .iter()
+        .any(|(_, r)| matches!(r, Record::Found { origin } if origin.previous.as_ref().unwrap().id.version.as_str() == "1b"));
+    assert!(found);
+    world.verb(Verb::Rollback).unwrap();
+    let target = world.journal.iter().find_map(|(_, r)| match r {
+        Record::Ordered { host, intent: Intent::Back, target, .. } if *host == name(1) => target.release().map(|r| r.id.to_string()),
+        _ => None,
+    });
+    assert_eq!(target.as_deref(), Some("shop@1b"));
+}
+
+#[test]
+fn a_generation_used_by_a_refused_rollout_is_stepped_over() {
+    let mut world = World::new(2, &["api"], "strategy = \"rolling\"");
+    let component: ComponentName = "api".parse().unwrap();
+    world.rollout.fence(world.now, &name(1), &component, Generation::new(1, 9));
+    world.verb(Verb::Rollback).unwrap();
+    assert_eq!(world.rollout.generation(&name(1), &component), Some(Generation::new(1, 10)));
+    assert_eq!(world.rollout.generation(&name(2), &component), Some(Generation::new(1, 8)));
+    assert_eq!(world.rollout.state(), RolloutState::RolledBack);
+}
+
+#[test]
+fn a_host_lost_a_moment_before_the_start_has_its_time() {
+    let world = World::new(1, &["api"], "strategy = \"rolling\"");
+    let origins = vec![record::Origin {
+        host: name(1),
+        component: "api".parse().unwrap(),
+        generation: Generation::new(1, 8),
+        previous: None,
+        running_sha256: None,
+        tree_sha256: None,
+    }];
+    for (silent, state) in [(5, RolloutState::Running), (20, RolloutState::Refused)] {
+        let lost = world.now - Millis::from_secs(silent);
+        let mut rollout =
+            Rollout::start("r2".parse().unwrap(), world.rollout.plan().clone(), origins.clone(), "ops", |_| Some(lost), world.now);
+        rollout.handle(world.now + Millis(600), Event::Timeout).unwrap();
+        assert_eq!(rollout.state(), state);
+    }
 }

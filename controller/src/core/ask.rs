@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tidegate_protocol::limits::LABELS_MAX;
-use tidegate_protocol::{Digest, HostName, RolloutId, Timestamp};
+use tidegate_protocol::{ComponentName, Digest, Generation, HostName, RolloutId, Timestamp};
 use tidegate_rollout::selector::label_word_ok;
 use tidegate_rollout::status::{explain, status};
 use tidegate_rollout::{Event, FleetHost, Plan, Rollout, RolloutState, Selector, Verb};
@@ -212,7 +212,7 @@ impl State {
         let origins = plan.origins(&fleet, |host, component| self.registry.mint(self.epoch, host, component));
         let plan_digest = plan.digest();
         tracing::info!(rollout = %id, release = %plan.release.id, by, "rollout started");
-        let rollout = Rollout::start(id.clone(), plan, origins, by, &self.registry.online(), now);
+        let rollout = Rollout::start(id.clone(), plan, origins, by, |host| self.registry.lost_since(host), now);
         self.insert(rollout);
         json(&StartDoc { id, plan_digest, attached: false })
     }
@@ -254,10 +254,11 @@ impl State {
 
     fn verb(&mut self, now: Timestamp, by: &str, id: &RolloutId, verb: Verb, reason: &str) -> Answer {
         let rollout = self.rollout(id)?;
-        if verb == Verb::Rollback {
-            self.may_roll_back(rollout)?;
-        }
+        let fences = if verb == Verb::Rollback { self.may_roll_back(rollout)? } else { Vec::new() };
         let Some(entry) = self.rollouts.get_mut(id) else { return Err(no_rollout(id)) };
+        for (host, component, generation) in fences {
+            entry.rollout.fence(now, &host, &component, generation);
+        }
         entry.rollout.handle(now, Event::Said { verb, by, reason }).map_err(|e| ErrorDoc::new(ErrorCode::Conflict, e.to_string()))?;
         tracing::info!(rollout = %id, verb = verb.word(), by, reason, "an operator spoke");
         let document = json(&status(&entry.rollout));
@@ -265,17 +266,26 @@ impl State {
         document
     }
 
-    /// Going back is allowed until a newer rollout of the component started there.
-    fn may_roll_back(&self, rollout: &Rollout) -> Result<(), ErrorDoc> {
+    /// Going back is allowed until a newer rollout changed the component there, or
+    /// is about to. One that was refused only used up generations: those are the
+    /// answer.
+    fn may_roll_back(&self, rollout: &Rollout) -> Result<Vec<(HostName, ComponentName, Generation)>, ErrorDoc> {
+        let mut fences = Vec::new();
         for (host, component) in rollout.plan().targets() {
             if let Some(owner) = self.registry.owner(host, component).filter(|o| *o != rollout.id()) {
+                let newer = self.rollouts.get(owner).map(|e| &e.rollout);
+                if newer.is_some_and(|r| !r.is_live() && !r.changed_anything()) {
+                    let used = newer.and_then(|r| r.generation(host, component));
+                    fences.extend(used.map(|generation| (host.clone(), component.clone(), generation)));
+                    continue;
+                }
                 let release = self.rollouts.get(owner).map_or_else(String::new, |e| format!(" of {}", e.rollout.plan().release.id));
                 return Err(ErrorDoc::new(ErrorCode::Refused, format!("rollout {} cannot be rolled back any more", rollout.id()))
                     .cause(format!("the newer rollout {owner}{release} has {component} on {host} since"))
                     .fix(format!("roll back {owner}, or start a rollout of the release that shall run")));
             }
         }
-        Ok(())
+        Ok(fences)
     }
 }
 

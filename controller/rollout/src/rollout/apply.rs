@@ -35,6 +35,7 @@ impl Rollout {
                     generation: origin.generation,
                     order: None,
                     swap_ordered: false,
+                    fence: origin.generation,
                     failure: None,
                     counted: false,
                     checked: false,
@@ -47,7 +48,7 @@ impl Rollout {
                 }
             })
             .collect();
-        // Not in contact at the start is lost already; `start` corrects those who are.
+        // Until somebody says otherwise, nobody is in contact.
         let lost = Contact { up: false, since: at - LOST_IN_WAVE - GRACE };
         Self {
             index: targets.iter().enumerate().map(|(i, t)| ((t.origin.host.clone(), t.origin.component.clone()), i)).collect(),
@@ -155,6 +156,16 @@ impl Rollout {
             Record::Said { verb, reason, .. } => {
                 if *verb == Verb::Halt {
                     self.halting = Some(reason.clone());
+                }
+            }
+            Record::Found { origin } => {
+                if let Some(run) = self.at(&origin.host, &origin.component).and_then(|i| self.targets.get_mut(i)) {
+                    run.origin = origin.clone();
+                }
+            }
+            Record::Fenced { host, component, generation } => {
+                if let Some(run) = self.at(host, component).and_then(|i| self.targets.get_mut(i)) {
+                    run.fence = *generation;
                 }
             }
             Record::Returned => self.returned_at = Some(at),

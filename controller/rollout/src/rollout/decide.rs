@@ -273,7 +273,7 @@ impl Rollout {
     pub(super) fn order(&mut self, now: Timestamp, at: usize, intent: Intent, phase: Phase) {
         let Some(target) = self.targets.get(at) else { return };
         let again = intent == Intent::Forward && phase == Phase::Swap && target.state == TargetState::Reverted;
-        let generation = if intent == Intent::Back || again { target.generation.next() } else { target.generation };
+        let generation = if intent == Intent::Back || again { target.generation.max(target.fence).next() } else { target.generation };
         let to = match intent {
             Intent::Forward => Some(self.plan.release.clone()),
             Intent::Back => target.origin.previous.clone(),

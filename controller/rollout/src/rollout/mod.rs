@@ -114,6 +114,8 @@ pub(crate) struct TargetRun {
     pub(crate) order: Option<Order>,
     /// The first forward swap order of any generation.
     pub(crate) swap_ordered: bool,
+    /// A generation that another rollout used since; the next one is above it.
+    pub(crate) fence: Generation,
     pub(crate) failure: Option<Failure>,
     pub(crate) counted: bool,
     pub(crate) checked: bool,
@@ -158,20 +160,21 @@ pub(crate) struct Contact {
 
 impl Rollout {
     /// A new rollout: plan and host set are frozen, preflight is ordered.
-    /// `online` are the hosts in contact now.
+    /// `lost` says since when a host is silent; `None` means in contact.
     #[must_use]
     pub fn start(
         id: RolloutId,
         plan: Plan,
         origins: Vec<Origin>,
         by: &str,
-        online: &alloc::collections::BTreeSet<HostName>,
+        lost: impl Fn(&HostName) -> Option<Timestamp>,
         now: Timestamp,
     ) -> Self {
         let record = Record::Started { plan: alloc::boxed::Box::new(plan.clone()), by: by.into(), from: origins.clone() };
         let mut rollout = Self::blank(id, plan, by.into(), origins, now);
-        for contact in rollout.contact.iter_mut().filter(|(host, _)| online.contains(*host)) {
-            contact.1.up = true;
+        for (host, contact) in &mut rollout.contact {
+            let lost = lost(host);
+            *contact = Contact { up: lost.is_none(), since: lost.unwrap_or(now).min(now) };
         }
         rollout.actions.push_back(Action::Append(record));
         rollout.append(now, Record::State { to: RolloutState::Running, reason: "started".into() });
@@ -299,6 +302,28 @@ impl Rollout {
     #[must_use]
     pub fn locks(&self) -> Vec<(HostName, ComponentName)> {
         if self.is_live() { self.index.keys().cloned().collect() } else { Vec::new() }
+    }
+
+    /// Another rollout used `generation` there and changed nothing (it was
+    /// refused): what this one orders next is above it.
+    pub fn fence(&mut self, now: Timestamp, host: &HostName, component: &ComponentName, generation: Generation) {
+        let Some(target) = self.at(host, component).and_then(|at| self.targets.get(at)) else { return };
+        if generation > target.generation.max(target.fence) {
+            let record = Record::Fenced { host: host.clone(), component: component.clone(), generation };
+            self.append(now, record);
+        }
+    }
+
+    /// Whether any target was ever ordered to swap.
+    #[must_use]
+    pub fn changed_anything(&self) -> bool {
+        self.targets.iter().any(|t| t.swap_ordered)
+    }
+
+    /// The newest generation of one target.
+    #[must_use]
+    pub fn generation(&self, host: &HostName, component: &ComponentName) -> Option<Generation> {
+        self.at(host, component).and_then(|at| self.targets.get(at)).map(|t| t.generation)
     }
 
     /// The newest generation of each target.

@@ -8,7 +8,7 @@ use tidegate_protocol::report::Failure;
 use tidegate_protocol::{Cause, ComponentReport, Intent, Phase, Progress, Timestamp};
 
 use super::{Rollout, TargetRun};
-use crate::record::{Record, Seen, TargetState};
+use crate::record::{Origin, Record, Seen, TargetState};
 
 impl Seen {
     fn of(report: &ComponentReport) -> Self {
@@ -77,6 +77,7 @@ impl Rollout {
         match report.progress {
             Progress::Checked if state == S::Pending && !target.checked => {
                 target.checked = true;
+                self.found(now, at, &seen);
                 true
             }
             Progress::Staged if matches!(state, S::Pending | S::Staging) && phase >= Phase::Stage => {
@@ -135,6 +136,21 @@ impl Rollout {
             _ => false,
         };
         changed && self.is_live()
+    }
+
+    /// The way back is what the host's preflight found, not what the controller
+    /// remembered when the rollout started.
+    fn found(&mut self, now: Timestamp, at: usize, seen: &Seen) {
+        let Some(target) = self.targets.get(at) else { return };
+        let found = Origin {
+            previous: seen.release.clone(),
+            running_sha256: seen.running_sha256,
+            tree_sha256: seen.tree_sha256,
+            ..target.origin.clone()
+        };
+        if found != target.origin {
+            self.append(now, Record::Found { origin: found });
+        }
     }
 
     /// A host that says healthy while it runs something else.
