@@ -142,6 +142,11 @@ impl Rollout {
     /// remembered when the rollout started.
     fn found(&mut self, now: Timestamp, at: usize, seen: &Seen) {
         let Some(target) = self.targets.get(at) else { return };
+        // A host that cannot read its own link says nothing: that must not turn
+        // the way back into a removal.
+        if seen.release.is_none() {
+            return;
+        }
         let found = Origin {
             previous: seen.release.clone(),
             running_sha256: seen.running_sha256,
