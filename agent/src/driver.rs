@@ -312,6 +312,11 @@ impl Actor {
         let name = ops::name(&op);
         tracing::debug!(component = %self.component, op = name, "begins");
         failpoint::hit(|| format!("agent.op.before.{name}"));
+        if matches!(op, Op::Preflight { .. }) {
+            // They are of one generation, and a new one begins.
+            self.counters.staged.store(0, Ordering::Relaxed);
+            self.counters.fetched.store(0, Ordering::Relaxed);
+        }
         let (scope, leash) = scope(self.counters.clone());
         let work = Box::pin(ops::perform(self.host.clone(), self.component.clone(), op, scope));
         self.running = Some(Running { id, name, work, leash });

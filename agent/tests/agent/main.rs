@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests: a panic is a failed test")]
 
 mod basics;
+mod disk;
 mod fake;
 mod host;
 mod rounds;

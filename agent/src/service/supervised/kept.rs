@@ -1,7 +1,8 @@
 //! What is known of a supervised service on disk, and how its processes are
 //! found again. Everything here blocks.
 
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -54,14 +55,26 @@ pub(super) fn state_file(ctx: &Context, component: &ComponentName) -> PathBuf {
 impl Kept {
     pub(super) fn read(path: &Path) -> io::Result<Option<Self>> {
         let Some(bytes) = durable::read_bounded(path, FILE_BYTES_MAX)? else { return Ok(None) };
-        Ok(Some(serde_json::from_slice(&bytes).map_err(io::Error::other)?))
+        // Behind the first value may stand the rest of a longer one: see `overwrite`.
+        let mut values = serde_json::Deserializer::from_slice(&bytes).into_iter();
+        match values.next() {
+            Some(value) => value.map(Some).map_err(io::Error::other),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         if let Some(dir) = path.parent() {
             durable::make_dir(dir, 0o700)?;
         }
-        durable::replace(path, &serde_json::to_vec(self).map_err(io::Error::other)?, 0o600)
+        let bytes = serde_json::to_vec(self).map_err(io::Error::other)?;
+        match durable::replace(path, &bytes, 0o600) {
+            // The release that filled the disk must not keep the old one from starting.
+            Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                overwrite(path, &bytes).map_err(|_| error)
+            }
+            written => written,
+        }
     }
 
     /// Finds the main process of this start, on this boot.
@@ -109,6 +122,16 @@ impl Kept {
     }
 }
 
+/// Writes over what is there, in one go: on a full disk the block that the file
+/// has is all there is. Only what this boot leaves behind matters, so it need not
+/// survive a power cut whole.
+fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)?;
+    file.sync_all()
+}
+
 /// The environment of a process as it was started; unreadable counts as no.
 fn has_token(pid: u32, token: &str) -> bool {
     let Ok(environ) = std::fs::read(format!("/proc/{pid}/environ")) else { return false };
@@ -142,7 +165,7 @@ pub(super) fn cut_log(path: &Path) -> io::Result<bool> {
         return Ok(false);
     }
     std::fs::copy(path, aside(path))?;
-    std::fs::OpenOptions::new().write(true).open(path)?.set_len(0)?;
+    OpenOptions::new().write(true).open(path)?.set_len(0)?;
     Ok(true)
 }
 
@@ -150,4 +173,25 @@ fn aside(path: &Path) -> PathBuf {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".1");
     PathBuf::from(aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_shorter_record_left_behind_it_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.json");
+        let release = serde_json::json!({ "id": "shop@1", "manifest": "0".repeat(64) });
+        let record = serde_json::json!({ "boot_id": "0b7e4c5e-0000-4000-8000-000000000000", "spawn": "a", "pid": null, "start_ticks": null,
+            "restarts": 0, "release": release, "log_offset": 7 });
+        std::fs::write(&path, format!("{record}\"old\": 1}}")).unwrap();
+        let kept = Kept::read(&path).unwrap().unwrap();
+        assert_eq!((kept.spawn.as_str(), kept.log_offset), ("a", 7));
+        overwrite(&path, &serde_json::to_vec(&kept).unwrap()).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), serde_json::to_vec(&kept).unwrap());
+        std::fs::write(&path, "{").unwrap();
+        assert!(Kept::read(&path).is_err());
+    }
 }
