@@ -277,7 +277,7 @@ fn write(store: &Store, files: &[Want], mut arriving: mpsc::Receiver<quinn::Chun
     let mut kept = 0;
     let mut wrong = None;
     for want in files {
-        match write_one(store, want, &mut arriving) {
+        match write_one(store, want, &mut arriving, scope) {
             Ok(Some(arrived)) => batch.add(arrived),
             Ok(None) => break,
             Err(error) => {
@@ -286,7 +286,6 @@ fn write(store: &Store, files: &[Want], mut arriving: mpsc::Receiver<quinn::Chun
                 break;
             }
         }
-        scope.counters.staged.fetch_add(want.size, Ordering::Relaxed);
         if batch.full() {
             match batch.keep() {
                 Ok(count) => kept += count,
@@ -301,14 +300,64 @@ fn write(store: &Store, files: &[Want], mut arriving: mpsc::Receiver<quinn::Chun
     }
 }
 
-/// None when the stream ended before the file did.
-fn write_one(store: &Store, want: &Want, arriving: &mut mpsc::Receiver<quinn::Chunk>) -> Result<Option<Arrived>, StoreError> {
-    let mut incoming = store.incoming(want.digest, want.size)?;
-    let mut left = want.size;
-    while left > 0 {
-        let Some(chunk) = arriving.blocking_recv() else { return Ok(None) };
-        left = left.saturating_sub(chunk.bytes.len() as u64);
-        incoming.write(&chunk.bytes)?;
+/// None when the stream ended before the file did. What has come of it counts as
+/// staged meanwhile: a large file is progress long before its end.
+fn write_one(
+    store: &Store,
+    want: &Want,
+    arriving: &mut mpsc::Receiver<quinn::Chunk>,
+    scope: &Scope,
+) -> Result<Option<Arrived>, StoreError> {
+    let staged = &scope.counters.staged;
+    let mut counted = 0;
+    let mut receive = || {
+        let mut incoming = store.incoming(want.digest, want.size)?;
+        while counted < want.size {
+            let Some(chunk) = arriving.blocking_recv() else { return Ok(None) };
+            incoming.write(&chunk.bytes)?;
+            counted += chunk.bytes.len() as u64;
+            staged.fetch_add(chunk.bytes.len() as u64, Ordering::Relaxed);
+        }
+        incoming.finish().map(Some)
+    };
+    let received = receive();
+    if !matches!(received, Ok(Some(_))) {
+        staged.fetch_sub(counted, Ordering::Relaxed);
     }
-    incoming.finish().map(Some)
+    received
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::work::scope;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_large_file_counts_while_it_arrives_and_not_when_it_breaks_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().join("store")).unwrap();
+        let (scope, _leash) = scope(Arc::default());
+        let counters = scope.counters.clone();
+        let text = b"0123456789";
+        let want = Want { digest: Digest::of(text), size: 10, name: "bin/api".into() };
+        for whole in [false, true] {
+            let (chunks, arriving) = mpsc::channel(CHUNKS);
+            let (store, files, scope) = (store.clone(), [want.clone()], scope.clone());
+            let writer = std::thread::spawn(move || write(&store, &files, arriving, &scope));
+            let chunk = |from: usize, to: usize| quinn::Chunk { offset: 0, bytes: text[from..to].to_vec().into() };
+            chunks.blocking_send(chunk(0, 4)).unwrap();
+            while counters.staged.load(Ordering::Relaxed) != 4 {
+                assert!(!writer.is_finished());
+                std::thread::yield_now();
+            }
+            if whole {
+                chunks.blocking_send(chunk(4, 10)).unwrap();
+            }
+            drop(chunks);
+            let (kept, failure) = writer.join().unwrap();
+            assert_eq!((kept, failure), (usize::from(whole), None));
+            assert_eq!(counters.staged.load(Ordering::Relaxed), if whole { 10 } else { 0 });
+        }
+    }
 }
