@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 const ALWAYS: &[&str] = &[
     // The contract: a fleet that verifies no signatures says so at every start.
     "threshold = 0",
+    "threshold is 0",
 ];
 
 /// The WARN and ERROR lines of a log, without colours.

@@ -142,7 +142,7 @@ fn a_host_that_dies_is_unreachable_and_the_rollout_ends() -> Result {
     let index = fleet.hosts.iter().position(|host| host.name == first).unwrap_or_default();
     fleet.power_off(index)?;
     // It cannot be brought back, so the fleet is mixed, and it is named.
-    let output = fleet.cli(&["rollout", "wait", &id, "--timeout", "120s"])?;
+    let output = fleet.cli(&["rollout", "wait", &id, "--for", "completed", "--timeout", "120s"])?;
     assert_eq!(output.code, 6, "{output}");
     let status = fleet.status(&id)?;
     expect_state(&status, "mixed")?;

@@ -90,10 +90,10 @@ fn wait_ends_with_the_state_with_the_terminal_code_or_with_the_timeout() -> Resu
     fleet.cli(&["rollout", "pause", &id])?.expect_code(0)?;
     fleet.cli(&["rollout", "wait", &id, "--for", "paused,completed", "--timeout", "60s"])?.expect_code(0)?;
     fleet.cli(&["rollout", "resume", &id])?.expect_code(0)?;
-    fleet.cli(&["rollout", "wait", &id])?.expect_code(0)?;
+    fleet.cli(&["rollout", "wait", &id, "--for", "completed"])?.expect_code(0)?;
     // What can't come any more: the code of the state it ended in.
     fleet.cli(&["rollout", "wait", &id, "--for", "rolled-back"])?.expect_code(0)?;
-    fleet.cli(&["rollout", "wait", "no-such-rollout"])?.expect_code(1)?;
+    fleet.cli(&["rollout", "wait", "no-such-rollout", "--for", "completed"])?.expect_code(1)?;
     Ok(())
 }
 

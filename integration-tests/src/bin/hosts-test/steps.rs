@@ -153,7 +153,7 @@ fn agents_come_and_go(real: &mut Real) -> anyhow::Result<()> {
             let digest = real.hosts.ok(host, &["sha256sum", &format!("/proc/{pid}/exe"), "/usr/bin/tidegate-agent"])?;
             let digests: Vec<_> = digest.lines().filter_map(|line| line.split(' ').next()).collect();
             ensure!(digests.len() == 2 && digests[0] == digests[1], "the agent of {host} was not upgraded: {digest}");
-            real.hosts.ok(host, &["kill", "-KILL", &pid])?;
+            real.hosts.ok(host, &["sh", "-c", &format!("kill -KILL {pid}")])?;
             wait_for("systemd has started the agent again", SOON, || {
                 let now = real.property(host, "tidegate-agent", "MainPID")?;
                 Ok(now != "0" && now != pid && real.property(host, "tidegate-agent", "ActiveState")? == "active")
@@ -174,7 +174,7 @@ fn agent_dies_in_a_swap(real: &mut Real) -> anyhow::Result<()> {
         for host in &real.hosts.names {
             real.operator.wait_host(&id, host, &["probation"], SOON)?;
             let pid = real.property(host, "tidegate-agent", "MainPID")?;
-            real.hosts.ok(host, &["kill", "-KILL", &pid])?;
+            real.hosts.ok(host, &["sh", "-c", &format!("kill -KILL {pid}")])?;
         }
         real.operator.wait_state(&id, "completed", SOON)?;
         Ok(id)
