@@ -31,6 +31,9 @@ pub(super) struct Check {
     last_forward: BTreeMap<At, Generation>,
     /// Ever named as an exception: whatever runs there, a person was told.
     excepted: BTreeSet<At>,
+    /// The disk refused what it did and a crash made it forget: it may go forward
+    /// once more, out of anybody's window, until its lease brings it back.
+    forgot: BTreeSet<At>,
 }
 
 /// The checker's own reading of one rollout's journal.
@@ -99,6 +102,7 @@ impl Check {
             swaps: BTreeMap::new(),
             last_forward: BTreeMap::new(),
             excepted: BTreeSet::new(),
+            forgot: BTreeSet::new(),
         }
     }
 
@@ -114,6 +118,10 @@ impl Check {
         if !holds {
             self.say(what());
         }
+    }
+
+    pub(super) fn forgets(&mut self, h: usize, c: usize) {
+        self.forgot.insert((h, c));
     }
 
     pub(super) fn started(&mut self, world: &World, plan: &Plan, origins: &[Origin]) {
@@ -146,7 +154,16 @@ impl Check {
         let Some(mut model) = (run < self.models.len()).then(|| self.models.remove(run)) else { return };
         let mut wrong = Vec::new();
         match record {
-            Record::Started { .. } | Record::Step { .. } | Record::Returned | Record::Healed { .. } => {}
+            Record::Started { .. } | Record::Step { .. } | Record::Returned | Record::Fenced { .. } | Record::Healed { .. } => {}
+            Record::Found { origin } => {
+                let target = position(world, &origin.host, &origin.component).and_then(|at| model.targets.get_mut(&at));
+                if let Some(target) = target {
+                    if target.swap_ordered {
+                        wrong.push(format!("{} {}: its way back changed after its swap order", origin.host, origin.component));
+                    }
+                    target.previous.clone_from(&origin.previous);
+                }
+            }
             Record::State { to, .. } => {
                 if model.last_state == Some(*to) {
                     wrong.push(format!("I10: the rollout became {to} twice"));
@@ -154,7 +171,7 @@ impl Check {
                 (model.last_state, model.state) = (Some(*to), *to);
                 model.halting &= !to.is_terminal();
                 if *to == RolloutState::RolledBack {
-                    for ((h, c), target) in model.targets.iter().filter(|(_, t)| t.swap_ordered) {
+                    for ((h, c), target) in model.targets.iter().filter(|(at, t)| t.swap_ordered && !self.forgot.contains(at)) {
                         let link = &hosts[*h].parts[*c].link;
                         if *link != target.previous {
                             wrong.push(format!("I11: rolled back, but {} is on {link:?}", world.hosts[*h]));
@@ -279,7 +296,7 @@ impl Check {
             let generation = assignment.generation;
             let swaps = self.swaps.entry(((h, c), generation)).or_default();
             *swaps += 1;
-            let twice = *swaps > 1;
+            let twice = *swaps > 1 && !self.forgot.contains(&(h, c));
             self.last_forward.insert((h, c), generation);
             self.expect(!twice, || format!("{} {}: swapped twice for {generation}", world.hosts[h], world.components[c]));
         }
@@ -313,7 +330,7 @@ impl Check {
             }
         }
         if let Some(model) = self.models.last() {
-            let wrong = out_of_service(world, model, hosts);
+            let wrong = out_of_service(world, model, &self.forgot, hosts);
             wrong.into_iter().for_each(|what| self.say(what));
         }
     }
@@ -407,7 +424,7 @@ fn may_swap(world: &World, model: &Model, at: At) -> Vec<String> {
 }
 
 /// I4, by what hosts have in their ledgers.
-fn out_of_service(world: &World, model: &Model, hosts: &[SimHost]) -> Vec<String> {
+fn out_of_service(world: &World, model: &Model, forgot: &BTreeSet<At>, hosts: &[SimHost]) -> Vec<String> {
     let mut wrong = Vec::new();
     for component in &model.plan.components {
         let Some(c) = world.components.iter().position(|n| *n == component.name) else { continue };
@@ -417,7 +434,8 @@ fn out_of_service(world: &World, model: &Model, hosts: &[SimHost]) -> Vec<String
             own += 1;
             first |= target.previous.is_none();
         }
-        for ((h, _), target) in model.targets.iter().filter(|((_, tc), t)| *tc == c && !t.excepted) {
+        let counts = |at: &At, t: &TargetModel| at.1 == c && !t.excepted && !forgot.contains(at);
+        for ((h, _), target) in model.targets.iter().filter(|(at, t)| counts(at, t)) {
             let Some(state) = hosts[*h].parts[c].moving() else { continue };
             if target.confirmed {
                 back += 1

@@ -119,7 +119,8 @@ impl Sim {
         }
         let id = name(&format!("r{}", phase + 1));
         let run = self.ctl.runs.len();
-        let rollout = Rollout::start(id, carried, origins.clone(), "alice", |host| (!online.contains(host)).then_some(Timestamp(0)), self.ctl_time());
+        let rollout =
+            Rollout::start(id, carried, origins.clone(), "alice", |host| (!online.contains(host)).then_some(Timestamp(0)), self.ctl_time());
         self.check.started(&self.world, &plan, &origins);
         self.ctl.runs.push(Run { rollout, plan, journal: Vec::new() });
         self.ctl.resumed = 0;

@@ -75,7 +75,9 @@ impl Sim {
             }
             Op::Collect { keep } => {
                 let part = &mut self.hosts[h].parts[c];
-                part.trees.retain(|tree| keep.contains(tree));
+                // The driver adds what `current` points at: after a revert that failed
+                // the machine need not know it.
+                part.trees.retain(|tree| keep.contains(tree) || part.link.as_ref() == Some(tree));
                 Outcome::Ok
             }
         }

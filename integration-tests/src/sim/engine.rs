@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use tidegate_rollout::RolloutState;
+use tidegate_rollout::status::status;
 use tidegate_swap::{Outcome, State};
 
 use super::check::Check;
@@ -231,7 +232,8 @@ impl Sim {
     fn rests(&self) -> bool {
         let ended = self.ctl.runs.last().is_some_and(|run| {
             let waits = self.world.phases[self.phase].on_pause == super::world::OnPause::Nothing;
-            !run.rollout.is_live() || (run.rollout.state() == RolloutState::Paused && waits)
+            let idle = || status(&run.rollout).hosts.iter().all(|host| !host.state.in_flight());
+            !run.rollout.is_live() || (waits && run.rollout.state() == RolloutState::Paused && idle())
         });
         // A release that cuts the network and cannot be taken back keeps its host away.
         let here = |h: usize| self.ctl.sessions[h].up || self.cut_by_release(h);

@@ -184,6 +184,9 @@ impl Sim {
             {
                 self.durable(h, c, record);
             }
+            if self.hosts[h].parts[c].shows_more_than_is_durable() {
+                self.check.forgets(h, c);
+            }
             let part = &mut self.hosts[h].parts[c];
             part.machine = None;
             part.running = None;
@@ -501,6 +504,18 @@ impl Sim {
 }
 
 impl Part {
+    /// The disk refused what the machine shows: a crash loses it, and the ledger's
+    /// older state goes on under its own lease.
+    fn shows_more_than_is_durable(&self) -> bool {
+        let Some(machine) = &self.machine else { return false };
+        let durable = self.ledger.as_ref().map(|ledger| {
+            let word = ledger.pending.as_ref().or(ledger.assignment.as_ref());
+            let progress = if ledger.pending.is_some() { Progress::Checking } else { ledger.state.progress() };
+            (word.map(|a| a.generation).unwrap_or_default(), progress)
+        });
+        durable.is_some_and(|durable| durable != (machine.generation(), machine.progress()))
+    }
+
     /// On its way, by its ledger and, if the disk refused what came later, by what
     /// the machine shows.
     pub(super) fn moving(&self) -> Option<&State> {
