@@ -17,7 +17,7 @@ use tidegate_protocol::message::{ToAgent, ToController, VERSIONS};
 use tidegate_protocol::report::AgentFacts;
 use tidegate_protocol::{Assignment, Report};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::error::chain;
 use crate::failpoint;
@@ -25,6 +25,11 @@ use crate::failpoint;
 /// First and longest pause between two tries; doubled in between, each shortened
 /// by a random part so that a fleet does not come back in one instant.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+/// A session that stood so long was well; one that ends at once after its welcome
+/// is tried as patiently as one that never came about.
+const STOOD: Duration = Duration::from_secs(2);
+/// From the end of the control stream to that of the connection.
+const LAST_WORD: Duration = Duration::from_millis(500);
 /// From hello to welcome.
 const WELCOME: Duration = Duration::from_secs(10);
 /// What a controller may ask for between two reports.
@@ -102,6 +107,7 @@ impl Link {
         let controllers = std::mem::take(&mut self.controllers);
         for controller in controllers.iter().cycle() {
             let mut welcomed = false;
+            let began = Instant::now();
             let ended = self.session(&mut endpoint, controller, &mut welcomed).await;
             self.connection.send_replace(None);
             let error = match ended {
@@ -113,8 +119,10 @@ impl Link {
                 endpoint = None;
             }
             if welcomed {
-                backoff = BACKOFF.0;
                 said.clear();
+            }
+            if welcomed && began.elapsed() >= STOOD {
+                backoff = BACKOFF.0;
             }
             if error.patient() {
                 backoff = BACKOFF.1;
@@ -154,9 +162,15 @@ impl Link {
         let connection = connect(endpoint, client_config(Caller::Known(&identity))?, controller).await?;
         let guard = CloseOnDrop(connection.clone());
         let ended = self.talk(&connection, controller, welcomed).await;
+        if matches!(ended, SessionError::Stream(_) | SessionError::Ended) {
+            // A controller that ends a stream and then the connection says why with the latter.
+            let _ = timeout(LAST_WORD, connection.closed()).await;
+        }
+        // Asked before our own close, which would take its place.
+        let reason = connection.close_reason();
         drop(guard);
         // The close code says more than a broken stream.
-        Err(match (ended, connection.close_reason()) {
+        Err(match (ended, reason) {
             (SessionError::Stream(_) | SessionError::Ended, Some(reason)) => {
                 let told = explain(connection.remote_address(), &reason);
                 if matches!(reason, tidegate_net::quinn::ConnectionError::LocallyClosed) { SessionError::Ended } else { told.into() }

@@ -281,3 +281,19 @@ async fn two_agents_never_share_a_state_directory() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("another agent"));
 }
+
+/// Two copies of one host take each other's place at the controller; that must
+/// not become a race.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_whose_place_was_taken_comes_back_slowly() {
+    let controller = FakeController::start();
+    controller.supersede_all();
+    let scratch = scratch();
+    let dir = scratch.path().join("web-1");
+    enrolled(&controller, &dir).await;
+    let _agent = Agent::start(&dir);
+    controller.sessions(1).await;
+    let began = Instant::now();
+    controller.sessions(2).await;
+    assert!(began.elapsed() > Duration::from_secs(5), "came back after {:?}", began.elapsed());
+}

@@ -27,6 +27,8 @@ pub(crate) struct FakeController {
     standing: Arc<Mutex<BTreeMap<String, Assignment>>>,
     orders: broadcast::Sender<Assignment>,
     endpoint: tidegate_net::quinn::Endpoint,
+    sessions: watch::Sender<usize>,
+    superseding: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl FakeController {
@@ -51,7 +53,10 @@ impl FakeController {
             standing: Arc::default(),
             orders,
             endpoint: endpoint.clone(),
+            sessions: watch::channel(0).0,
+            superseding: Arc::default(),
         };
+        let (sessions, superseding) = (this.sessions.clone(), this.superseding.clone());
         let (out, mut accepted) = mpsc::channel(4);
         tokio::spawn(async move { accept(&endpoint, &Admission::default(), &out).await });
         let (ca, secrets, depot) = (this.ca.clone(), this.secrets.clone(), this.depot.clone());
@@ -66,12 +71,21 @@ impl FakeController {
                         let (send, recv) = connection.accept_bi().await.unwrap();
                         let (standing, orders) = (standing.lock().unwrap().values().cloned().collect(), orders.subscribe());
                         let depot = depot.clone();
+                        sessions.send_modify(|n| *n += 1);
+                        let superseded = superseding.load(std::sync::atomic::Ordering::SeqCst).then(|| connection.clone());
                         tokio::spawn(async move {
                             while let Ok((send, recv)) = connection.accept_bi().await {
                                 tokio::spawn(fetch(FrameSender::new(send), FrameReceiver::new(recv), depot.clone()));
                             }
                         });
-                        tokio::spawn(control(FrameSender::new(send), FrameReceiver::new(recv), host, standing, orders, report.clone()));
+                        let control = control(FrameSender::new(send), FrameReceiver::new(recv), host, standing, orders, report.clone());
+                        tokio::spawn(async move {
+                            let Some(connection) = superseded else { return control.await };
+                            // As the controller does: the stream ends, then the connection.
+                            let _ = timeout(Duration::from_millis(300), control).await;
+                            tokio::time::sleep(Duration::from_millis(50)).await;
+                            connection.close(tidegate_net::close::SUPERSEDED, b"a newer session of this host took over");
+                        });
                     }
                 }
             }
@@ -82,6 +96,17 @@ impl FakeController {
     /// Closes every connection and takes no new one.
     pub(crate) fn vanish(&self) {
         self.endpoint.close(tidegate_net::close::SHUTDOWN, b"");
+    }
+
+    /// Every session is ended soon after its welcome: a newer one took over.
+    pub(crate) fn supersede_all(&self) {
+        self.superseding.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Waits until so many sessions were begun.
+    pub(crate) async fn sessions(&self, count: usize) {
+        let mut begun = self.sessions.subscribe();
+        timeout(PATIENCE, begun.wait_for(|n| *n >= count)).await.unwrap().unwrap();
     }
 
     pub(crate) fn token(&self) -> Token {
