@@ -8,6 +8,7 @@ mod crash;
 mod fleet;
 mod joining;
 mod json;
+mod lease;
 mod one_host;
 mod proof;
 mod refusals;

@@ -105,6 +105,18 @@ fn the_controller_that_stops_leaves_the_services_alone() -> Result {
 }
 
 #[test]
+fn a_rollout_that_starts_right_after_the_controller_waits_for_its_hosts() -> Result {
+    let mut fleet = Fleet::start(2)?;
+    fleet.ship(&Release::good("1.0.0"))?;
+    fleet.import(&Release::good("2.0.0"))?;
+    fleet.kill_controller()?;
+    fleet.start_controller()?;
+    // No host had the time to come back; none of them is lost.
+    fleet.roll(&Plan::new("shop@2.0.0", "rolling"))?.expect_code(0)?;
+    fleet.expect_version("2.0.0")
+}
+
+#[test]
 fn an_unconfirmed_host_reverts_by_itself_and_an_absent_controller_does_not_count_it() -> Result {
     let mut fleet = Fleet::start(1)?;
     fleet.ship(&Release::good("1.0.0"))?;
