@@ -330,7 +330,8 @@ fn resolve_component(spec: &Spec, release: &ReleaseRef, component: &Component, f
         // machine looks at that host by host.
         keep_in_service: if big_bang { 0 } else { spec.limits.min_healthy.map_or(0, |a| a.keep_in_service(n)) },
         rollback_window: spec.limits.rollback_parallel.map_or_else(
-            || (2 * if big_bang { n } else { window.max(max_parallel.min(n)).min(2 * window) }).clamp(1, n.max(1)),
+            // Twice max_parallel; where the plan does not say, the window is what it means.
+            || (2 * if big_bang { n } else { spec.limits.max_parallel.map_or(window, |_| max_parallel) }).clamp(1, n.max(1)),
             |a| a.window(n),
         ),
         hosts,

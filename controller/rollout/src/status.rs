@@ -1,5 +1,6 @@
 //! What scripts and people read about a rollout: functions of its state.
 
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -26,8 +27,11 @@ pub struct StatusDoc {
     pub state: RolloutState,
     /// Why it is in that state.
     pub reason: String,
-    /// `"person"` when nothing goes on without one.
+    /// `"person"` when nothing goes on without one; `reason` says what for.
     pub waiting_for: Option<String>,
+    /// Who paused it; null when it stopped by itself.
+    #[serde(default)]
+    pub paused_by: Option<String>,
     /// `name@version`.
     pub release: ReleaseId,
     /// sha256 of the plan.
@@ -135,6 +139,12 @@ pub fn rfc3339(unix_ms: u64) -> String {
 pub fn status(rollout: &Rollout) -> StatusDoc {
     let plan = rollout.plan();
     let (started, ended) = rollout.times();
+    // Once over all targets, not once per wave: a large fleet has as many waves.
+    let mut by_wave: BTreeMap<usize, Vec<&TargetRun>> = BTreeMap::new();
+    for target in rollout.targets() {
+        by_wave.entry(target.wave).or_default().push(target);
+    }
+    let of_wave = |index| wave_state(rollout.state(), by_wave.get(&index).map_or(&[], Vec::as_slice));
     let mut hosts: Vec<HostDoc> = rollout.targets().iter().map(host_doc).collect();
     for component in &plan.components {
         for (names, state) in [(&component.unchanged, TargetState::Confirmed), (&component.skipped, TargetState::Skipped)] {
@@ -166,6 +176,7 @@ pub fn status(rollout: &Rollout) -> StatusDoc {
         state: rollout.state(),
         reason: rollout.reason().to_string(),
         waiting_for: matches!(rollout.state(), RolloutState::Paused | RolloutState::AwaitingApproval).then(|| "person".to_string()),
+        paused_by: rollout.paused_by().map(ToString::to_string),
         release: plan.release.id.clone(),
         plan_digest: plan.digest(),
         strategy: plan.strategy,
@@ -175,7 +186,7 @@ pub fn status(rollout: &Rollout) -> StatusDoc {
         waves: plan
             .waves
             .iter()
-            .map(|w| WaveDoc { index: w.index, name: w.name.clone(), state: wave_state(rollout, w.index), hosts: w.hosts.clone() })
+            .map(|w| WaveDoc { index: w.index, name: w.name.clone(), state: of_wave(w.index), hosts: w.hosts.clone() })
             .collect(),
         hosts,
         gates: Vec::new(),
@@ -208,9 +219,8 @@ fn host_doc(target: &TargetRun) -> HostDoc {
 
 /// The state of a wave, from its hosts.
 #[must_use]
-pub fn wave_state(rollout: &Rollout, index: usize) -> WaveState {
-    let hosts: Vec<&TargetRun> = rollout.targets().iter().filter(|t| t.wave == index).collect();
-    let back = matches!(rollout.state(), RolloutState::RollingBack | RolloutState::RolledBack | RolloutState::Mixed);
+fn wave_state(state: RolloutState, hosts: &[&TargetRun]) -> WaveState {
+    let back = matches!(state, RolloutState::RollingBack | RolloutState::RolledBack | RolloutState::Mixed);
     let has = |pick: fn(&TargetRun) -> bool| hosts.iter().any(|t| pick(t));
     if back && has(|t| t.counted) {
         WaveState::Failed
@@ -219,7 +229,7 @@ pub fn wave_state(rollout: &Rollout, index: usize) -> WaveState {
     } else if has(|t| t.state.in_flight()) {
         WaveState::Open
     } else if hosts.iter().all(|t| matches!(t.state, TargetState::Pending | TargetState::Staging | TargetState::Staged))
-        || !has(|t| t.swap_ordered)
+        || (state != RolloutState::Completed && !has(|t| t.swap_ordered))
     {
         WaveState::Pending
     } else if has(|t| matches!(t.state, TargetState::Staged | TargetState::Pending | TargetState::Staging)) {

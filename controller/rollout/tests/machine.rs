@@ -340,6 +340,8 @@ fn on_unreachable_skip_leaves_the_host_out() {
     world.pass(20);
     assert_eq!(world.rollout.state(), RolloutState::Completed);
     assert_eq!(world.state_of(2), TargetState::Skipped);
+    // Left out within what the plan allows: its wave is not one that never came.
+    assert!(world.status().waves.iter().all(|w| w.state == record::WaveState::Passed));
 }
 
 #[test]
@@ -497,6 +499,7 @@ fn min_healthy_that_cannot_be_kept_pauses_for_a_person() {
     });
     assert_eq!(world.rollout.state(), RolloutState::Paused);
     assert!(world.rollout.reason().contains("min_healthy"));
+    assert_eq!((world.status().waiting_for.as_deref(), world.status().paused_by), (Some("person"), None));
     assert_eq!(world.most_in_flight, 1);
 }
 
@@ -551,4 +554,74 @@ fn a_host_lost_a_moment_before_the_start_has_its_time() {
         rollout.handle(world.now + Millis(600), Event::Timeout).unwrap();
         assert_eq!(rollout.state(), state);
     }
+}
+
+#[test]
+fn a_rollback_said_while_halting_takes_everybody_back() -> R {
+    let mut world = World::with(4, &["api"], "strategy = \"rolling\"\nbatch = 1", |w| w.slow = ["h2".into()].into());
+    world.verb(Verb::Halt)?;
+    assert!(world.verb(Verb::Pause).unwrap_err().hint.contains("halted"));
+    world.verb(Verb::Rollback)?;
+    assert_eq!(world.rollout.state(), RolloutState::RolledBack, "{}", world.rollout.reason());
+    assert!(world.everyone_on(&world.old));
+    Ok(())
+}
+
+#[test]
+fn a_failure_while_halting_still_rolls_back() -> R {
+    let plan = "strategy = \"rolling\"\nbatch = 2\n";
+    let mut world = World::with(4, &["api"], plan, |w| w.slow = ["h1".into(), "h2".into()].into());
+    world.verb(Verb::Halt)?;
+    let api: ComponentName = "api".parse()?;
+    let failed = Some(Failure { cause: Cause::Smoke, message: "as told".into() });
+    let generation = world.hosts[&(name(1), api.clone())].generation;
+    let back = ComponentReport { generation, progress: Progress::Reverted, failure: failed, ..report(&api, &world.old) };
+    world.hosts.insert((name(1), api.clone()), back);
+    world.say(&name(1), &api);
+    world.run();
+    // Nobody is left in flight by an end that came too early.
+    assert_eq!(world.rollout.state(), RolloutState::RolledBack, "{}", world.rollout.reason());
+    assert!(world.everyone_on(&world.old));
+    Ok(())
+}
+
+#[test]
+fn the_way_back_keeps_min_healthy_while_a_broken_host_is_on_its_way() -> R {
+    let plan = "strategy = \"rolling\"\nbatch = 1\n[limits]\nmin_healthy = 2";
+    let mut world = World::with(3, &["api"], plan, |w| w.slow = ["h2".into()].into());
+    let api: ComponentName = "api".parse()?;
+    let mine = world.hosts.get_mut(&(name(2), api.clone())).unwrap();
+    (mine.progress, mine.failure) = (Progress::Reverting, Some(Failure { cause: Cause::Smoke, message: "as told".into() }));
+    world.deaf = ["h2".into()].into();
+    world.say(&name(2), &api);
+    world.run();
+    assert_eq!(world.rollout.state(), RolloutState::RollingBack);
+    assert_eq!([1, 2].map(|i| world.state_of(i)), [TargetState::Confirmed, TargetState::Reverting]);
+    let generation = world.hosts[&(name(2), api.clone())].generation;
+    world.hosts.insert((name(2), api.clone()), ComponentReport { generation, progress: Progress::Reverted, ..report(&api, &world.old) });
+    world.say(&name(2), &api);
+    world.run();
+    assert_eq!(world.rollout.state(), RolloutState::RolledBack);
+    assert_eq!(world.most_in_flight, 1);
+    Ok(())
+}
+
+#[test]
+fn the_way_back_is_twice_as_wide_as_max_parallel() {
+    let width = |plan: &str| World::new(12, &["api"], plan).rollout.plan().components[0].rollback_window;
+    assert_eq!(width("strategy = \"rolling\"\nbatch = 2\n[limits]\nmax_parallel = 4"), 8);
+    assert_eq!(width("strategy = \"rolling\"\nbatch = 2"), 4);
+    assert_eq!(width("strategy = \"rolling\"\nbatch = 2\n[limits]\nrollback_parallel = \"50%\""), 6);
+    assert_eq!(width("strategy = \"big-bang\"\nmax_hosts = 20"), 12);
+}
+
+#[test]
+fn a_pause_says_whether_somebody_attends_to_it() -> R {
+    let mut world = World::with(4, &["api"], "strategy = \"rolling\"", |w| w.slow = ["h1".into()].into());
+    world.verb(Verb::Pause)?;
+    assert_eq!(world.status().paused_by.as_deref(), Some("ops"));
+    assert_eq!(Rollout::fold("r1".parse()?, world.journal.clone()).unwrap().paused_by(), Some("ops"));
+    world.verb(Verb::Resume)?;
+    assert_eq!(world.status().paused_by, None);
+    Ok(())
 }

@@ -60,6 +60,7 @@ impl Rollout {
             reason: String::new(),
             step: Step::Preflight,
             halting: None,
+            paused_by: None,
             cause_of_rollback: None,
             targets,
             started_at: at,
@@ -84,10 +85,16 @@ impl Rollout {
                 self.reason.clone_from(reason);
                 self.state_since = at;
                 self.ended_at = to.is_terminal().then_some(at);
+                if *to != RolloutState::Paused {
+                    self.paused_by = None;
+                }
                 if to.is_terminal() {
                     self.halting = None;
                 }
                 if *to == RolloutState::RollingBack {
+                    // A halt that was said before is overtaken: by a person's later
+                    // word, or by a failure while triggers were still armed.
+                    self.halting = None;
                     self.cause_of_rollback = Some(reason.clone());
                     self.targets.iter_mut().for_each(|t| t.back_settled = false);
                 }
@@ -153,11 +160,11 @@ impl Rollout {
                     run.confirmed_as = Some(self.confirmations);
                 }
             }
-            Record::Said { verb, reason, .. } => {
-                if *verb == Verb::Halt {
-                    self.halting = Some(reason.clone());
-                }
-            }
+            Record::Said { verb, by, reason } => match verb {
+                Verb::Halt => self.halting = Some(reason.clone()),
+                Verb::Pause => self.paused_by = Some(by.clone()),
+                Verb::Resume | Verb::Rollback => {}
+            },
             Record::Found { origin } => {
                 if let Some(run) = self.at(&origin.host, &origin.component).and_then(|i| self.targets.get_mut(i)) {
                     run.origin = origin.clone();

@@ -71,6 +71,8 @@ impl Rollout {
                 .iter()
                 .filter(|i| self.targets.get(**i).is_some_and(|t| t.state == TargetState::Reverting && t.confirmed_as.is_some()))
                 .count();
+            // Bounded by their deadline; after it they no longer count as moving.
+            let moving = own.iter().any(|i| self.targets.get(*i).is_some_and(|t| t.state == TargetState::Reverting));
             let mut out = self.out_of_service(component_at);
             let mut kept: Vec<usize> =
                 own.iter().copied().filter(|i| self.targets.get(*i).is_some_and(|t| t.state == TargetState::Confirmed)).collect();
@@ -78,9 +80,9 @@ impl Rollout {
             for (on_the_way, at) in (reverting..).zip(kept) {
                 let first_install = self.targets.get(at).is_some_and(|t| t.origin.previous.is_none());
                 let floor = !first_install && out + 1 > own.len().saturating_sub(keep);
-                // Broken hosts must not hold the others back for ever: one at a time
-                // always goes.
-                if on_the_way >= window || (floor && on_the_way > 0) {
+                // Broken hosts must not hold the others back for ever: once nobody
+                // moves any more, one at a time always goes.
+                if on_the_way >= window || (floor && (moving || on_the_way > 0)) {
                     break;
                 }
                 self.order(now, at, Intent::Back, Phase::Swap);

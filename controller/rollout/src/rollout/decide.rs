@@ -252,9 +252,12 @@ impl Rollout {
         let Some(target) = self.targets.get(at) else { return };
         let swapped = target.swap_ordered;
         let counted = self.plan.limits.on_unreachable != OnUnreachable::Skip;
-        let failure = Failure { cause: Cause::Unreachable, message: format!("{why}; its own lease decides what it runs") };
+        let failure = Failure { cause: Cause::Unreachable, message: format!("{why}; it goes back by itself, or when it returns") };
         let failure = if swapped { failure } else { Failure { message: format!("{why}; it was not touched"), ..failure } };
-        if !swapped && target.order.is_some() {
+        // What was ordered must not happen later, beside others: it is taken back.
+        if swapped {
+            self.order(now, at, Intent::Back, Phase::Swap);
+        } else if target.order.is_some() {
             self.order(now, at, Intent::Forward, Phase::Cancel);
         }
         let to = if swapped || counted { TargetState::Unreachable } else { TargetState::Skipped };
@@ -313,8 +316,14 @@ impl Rollout {
     fn over_budget(&self) -> Option<String> {
         let failed: BTreeSet<_> = self.targets.iter().filter(|t| t.counted).map(|t| &t.origin.host).collect();
         let max = self.plan.limits.max_failed_hosts;
-        (failed.len() > max)
-            .then(|| format!("{} of {} host(s) failed, {max} allowed: {}", failed.len(), self.contact.len(), self.exceptions()))
+        if failed.len() <= max {
+            return None;
+        }
+        // One budget, but a host that failed and one that is only silent are not the same.
+        let silent = |t: &&TargetRun| t.counted && t.failure.as_ref().is_some_and(|f| f.cause == Cause::Unreachable);
+        let silent: BTreeSet<_> = self.targets.iter().filter(silent).map(|t| &t.origin.host).collect();
+        let apart = if silent.is_empty() { String::new() } else { format!(" ({} of them unreachable)", silent.len()) };
+        Some(format!("{} of {} host(s) failed{apart}, {max} allowed: {}", failed.len(), self.contact.len(), self.exceptions()))
     }
 
     /// Every target that is neither as it was nor confirmed, or that failed, with

@@ -78,6 +78,8 @@ pub struct Rollout {
     step: Step,
     /// A person said halt; it ends when nobody is in flight.
     halting: Option<String>,
+    /// Who paused it; none while it is not paused, or paused itself.
+    paused_by: Option<String>,
     /// The first host whose failure passed the budget, or a person's word.
     cause_of_rollback: Option<String>,
     targets: Vec<TargetRun>,
@@ -160,7 +162,8 @@ pub(crate) struct Contact {
 
 impl Rollout {
     /// A new rollout: plan and host set are frozen, preflight is ordered.
-    /// `lost` says since when a host is silent; `None` means in contact.
+    /// `lost` says since when a host is silent, which may lie ahead where a grace
+    /// is due; `None` means in contact.
     #[must_use]
     pub fn start(
         id: RolloutId,
@@ -174,7 +177,7 @@ impl Rollout {
         let mut rollout = Self::blank(id, plan, by.into(), origins, now);
         for (host, contact) in &mut rollout.contact {
             let lost = lost(host);
-            *contact = Contact { up: lost.is_none(), since: lost.unwrap_or(now).min(now) };
+            *contact = Contact { up: lost.is_none(), since: lost.unwrap_or(now) };
         }
         rollout.actions.push_back(Action::Append(record));
         rollout.append(now, Record::State { to: RolloutState::Running, reason: "started".into() });
@@ -331,7 +334,15 @@ impl Rollout {
         self.targets.iter().map(|t| (&t.origin.host, &t.origin.component, t.generation))
     }
 
-    pub(crate) const fn times(&self) -> (Timestamp, Option<Timestamp>) {
+    /// Who paused it; none where it stopped by itself and nobody attends to it.
+    #[must_use]
+    pub fn paused_by(&self) -> Option<&str> {
+        self.paused_by.as_deref()
+    }
+
+    /// When it started, and when it ended.
+    #[must_use]
+    pub const fn times(&self) -> (Timestamp, Option<Timestamp>) {
         (self.started_at, self.ended_at)
     }
 

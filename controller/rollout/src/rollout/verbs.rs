@@ -34,6 +34,8 @@ impl Rollout {
             (Verb::Resume, S::Paused) => Some(S::Running),
             (Verb::Halt, S::Running | S::Paused | S::RollingBack) => None,
             (Verb::Rollback, S::Running | S::Paused | S::Completed | S::Halted | S::Mixed) => Some(S::RollingBack),
+            (Verb::Pause, S::Running) => return refuse("it is being halted; rollback takes it back"),
+            (Verb::Resume, S::RollingBack) => return refuse("it is on the way back already"),
             (Verb::Pause, S::RollingBack) => return refuse("a way back is not paused; halt ends it where it is"),
             (Verb::Rollback, S::RolledBack | S::Refused) => return refuse("no host is changed"),
             _ => return refuse("it has ended; start a new rollout"),
