@@ -11,6 +11,7 @@ use tidegate_protocol::report::{AgentFacts, Progress, ServiceState};
 use tidegate_protocol::{ComponentName, ComponentReport, Digest, Generation, HostName, Millis, Report, RolloutId, Timestamp};
 use tidegate_rollout::FleetHost;
 use tidegate_rollout::plan::FleetComponent;
+use tidegate_rollout::rollout::GRACE;
 
 use crate::operator::doc::{HostComponentDoc, HostDoc, HostState, rfc3339};
 use crate::outbox::{Goodbye, Outbox};
@@ -95,6 +96,8 @@ pub enum NotAdmitted {
 pub struct Registry {
     hosts: BTreeMap<HostName, Host>,
     next_session: u64,
+    /// This process's start: who was silent before it, was not heard by anybody.
+    since: Timestamp,
 }
 
 impl From<HostRow> for Host {
@@ -228,16 +231,28 @@ impl Registry {
                 } else {
                     None
                 },
-                components: host.components().map(|c| (c.component.clone(), fleet_component(c))).collect(),
+                // A word of before this connection may be out of date: it is a
+                // place to start from, not a proof that nothing is to be done.
+                components: host.components().map(|c| (c.component.clone(), fleet_component(c, host.session().is_some()))).collect(),
             })
             .collect()
     }
 
-    /// Since when a host is silent; `None` while it is in contact.
+    /// This process listens from here on.
+    pub const fn listens(&mut self, now: Timestamp) {
+        self.since = now;
+    }
+
+    /// Since when a host is silent; `None` while it is in contact. What a
+    /// controller's own restart takes is not a host's silence: agents back off
+    /// meanwhile, so it may lie a little ahead.
     #[must_use]
     pub fn lost_since(&self, host: &HostName) -> Option<Timestamp> {
         let known = self.hosts.get(host);
-        if known.is_some_and(|h| h.session().is_some()) { None } else { Some(known.and_then(|h| h.last_seen).unwrap_or_default()) }
+        if known.is_some_and(|h| h.session().is_some()) {
+            return None;
+        }
+        Some(known.and_then(|h| h.last_seen).unwrap_or_default().max(self.since + GRACE))
     }
 
     /// Hosts in contact now.
@@ -342,12 +357,12 @@ impl Host {
     }
 }
 
-fn fleet_component(report: &ComponentReport) -> FleetComponent {
+fn fleet_component(report: &ComponentReport, fresh: bool) -> FleetComponent {
     use Progress as P;
     let under_way = matches!(report.progress, P::Swapping | P::Probation | P::Healthy | P::Reverting | P::RevertFailed);
     FleetComponent {
         release: report.current.clone(),
-        settled: report.service == ServiceState::Running && !under_way,
+        settled: fresh && report.service == ServiceState::Running && !under_way,
         running_sha256: report.running.as_ref().and_then(|r| r.sha256),
         tree_sha256: report.tree_sha256,
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tidegate_protocol::limits::LABELS_MAX;
 use tidegate_protocol::{ComponentName, Digest, Generation, HostName, RolloutId, Timestamp};
 use tidegate_rollout::selector::label_word_ok;
-use tidegate_rollout::status::{explain, status};
+use tidegate_rollout::status::{StatusDoc, explain, status};
 use tidegate_rollout::{Event, FleetHost, Plan, Rollout, RolloutState, Selector, Verb};
 
 use super::state::State;
@@ -37,7 +37,7 @@ impl State {
                 list.sort_by(|a, b| b.started_at.cmp(&a.started_at).then_with(|| a.id.cmp(&b.id)));
                 json(&list)
             }
-            Request::RolloutStatus { id } => json(&status(self.rollout(&id)?)),
+            Request::RolloutStatus { id } => json(&self.status(&id)?),
             Request::RolloutExplain { id } => {
                 let lines = explain(self.rollout(&id)?, now);
                 json(&ExplainDoc { schema: SCHEMA, subject: id.to_string(), lines })
@@ -59,6 +59,23 @@ impl State {
 
     fn rollout(&self, id: &RolloutId) -> Result<&Rollout, ErrorDoc> {
         self.rollouts.get(id).map(|e| &e.rollout).ok_or_else(|| no_rollout(id))
+    }
+
+    /// Hosts that the rollout leaves alone are not its targets: what they run is
+    /// what they last said.
+    fn status(&self, id: &RolloutId) -> Result<StatusDoc, ErrorDoc> {
+        let mut doc = status(self.rollout(id)?);
+        for host in doc.hosts.iter_mut().filter(|h| h.wave.is_none()) {
+            let known = self.registry.get(&host.host);
+            let Some(said) = known.and_then(|h| h.components().find(|c| c.component == host.component)) else { continue };
+            host.release = said.current.as_ref().map(|r| r.id.clone());
+            host.running_sha256 = said.running.as_ref().and_then(|r| r.sha256);
+            host.tree_sha256 = said.tree_sha256;
+            host.main_pid_started_at = said.running.as_ref().map(|r| rfc3339(Timestamp(r.started_at_unix_ms)));
+            host.cpu_percent = Some(f64::from(said.cpu_permille) / 10.0);
+            host.memory_bytes = Some(said.memory_bytes);
+        }
+        Ok(doc)
     }
 
     fn host_list(&self, now: Timestamp, selector: &str) -> Answer {
@@ -219,13 +236,12 @@ impl State {
 
     /// A live rollout that holds one of the plan's targets.
     fn conflict(&self, plan: &Plan, except: Option<&RolloutId>) -> Option<ErrorDoc> {
-        self.rollouts.values().map(|e| &e.rollout).filter(|r| Some(r.id()) != except).find_map(|live| {
-            let locks = live.locks();
-            let (host, component) = plan.targets().find(|(h, c)| locks.iter().any(|(lh, lc)| lh == *h && lc == *c))?;
+        self.rollouts.values().map(|e| &e.rollout).filter(|r| r.is_live() && Some(r.id()) != except).find_map(|live| {
+            let (host, component) = plan.targets().find(|(h, c)| live.generation(h, c).is_some())?;
             Some(
                 ErrorDoc::new(ErrorCode::Refused, format!("rollout {} ({}) holds {component} on {host}", live.id(), live.state()))
                     .cause("one rollout at a time per host and component")
-                    .fix(format!("wait for it (`tidegate rollout wait {0}`), or end it (`tidegate rollout halt {0}`)", live.id())),
+                    .fix(format!("wait for it (`tidegate rollout watch {0}`), or end it (`tidegate rollout halt {0}`)", live.id())),
             )
         })
     }
@@ -261,9 +277,8 @@ impl State {
         }
         entry.rollout.handle(now, Event::Said { verb, by, reason }).map_err(|e| ErrorDoc::new(ErrorCode::Conflict, e.to_string()))?;
         tracing::info!(rollout = %id, verb = verb.word(), by, reason, "an operator spoke");
-        let document = json(&status(&entry.rollout));
         self.touch(id);
-        document
+        json(&self.status(id)?)
     }
 
     /// Going back is allowed until a newer rollout changed the component there, or
@@ -318,16 +333,16 @@ fn confirmed(plan: &Plan, confirm: Option<Digest>) -> Result<(), ErrorDoc> {
 }
 
 fn rollout_doc(rollout: &Rollout) -> RolloutDoc {
-    let doc = status(rollout);
+    let (plan, (started, ended)) = (rollout.plan(), rollout.times());
     RolloutDoc {
-        id: doc.id,
-        state: doc.state,
-        reason: doc.reason,
-        release: doc.release,
-        strategy: doc.strategy.word().into(),
-        hosts: doc.hosts.len(),
-        started_at: doc.started_at,
-        ended_at: doc.ended_at,
+        id: rollout.id().clone(),
+        state: rollout.state(),
+        reason: rollout.reason().to_owned(),
+        release: plan.release.id.clone(),
+        strategy: plan.strategy.word().into(),
+        hosts: plan.components.iter().map(|c| c.hosts.len() + c.unchanged.len() + c.skipped.len()).sum(),
+        started_at: rfc3339(started),
+        ended_at: ended.map(rfc3339),
     }
 }
 

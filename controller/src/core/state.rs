@@ -95,6 +95,7 @@ impl State {
 
     /// Tells every rollout that has not ended that the controller is back.
     pub fn returned(&mut self, now: Timestamp) {
+        self.registry.listens(now);
         let live: Vec<RolloutId> = self.rollouts.iter().filter(|(_, e)| e.rollout.is_live()).map(|(id, _)| id.clone()).collect();
         for id in live {
             self.tell(now, &id, Event::Returned);
@@ -251,8 +252,10 @@ impl State {
     /// A name that joins anew keeps the fence it had.
     fn restore_owners(&mut self, host: &HostName) {
         for (id, entry) in &self.rollouts {
-            for (_, component, generation) in entry.rollout.generations().filter(|(h, _, _)| *h == host) {
-                self.registry.owned(host, component, generation, id);
+            for component in &entry.rollout.plan().components {
+                if let Some(generation) = entry.rollout.generation(host, &component.name) {
+                    self.registry.owned(host, &component.name, generation, id);
+                }
             }
         }
     }

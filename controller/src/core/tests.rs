@@ -343,3 +343,36 @@ fn labels_are_checked_kept_and_told() {
     let many: Vec<(&str, Option<&str>)> = many.iter().map(|k| (k.as_str(), Some("v"))).collect();
     assert_eq!(fleet.ask(set(&many), None).unwrap_err().code, ErrorCode::Usage);
 }
+
+#[test]
+fn a_word_of_before_a_restart_proves_nothing_and_a_restart_is_no_silence() {
+    let mut fleet = Fleet::new(&["a"]);
+    let a = fleet.online("a");
+    let one = fleet.start("1", None).unwrap();
+    fleet.obey(&BTreeMap::from([(host("a"), a)]));
+    assert_eq!(fleet.state_of(&one.id), RolloutState::Completed);
+    let last_report = fleet.state.registry.get(&host("a")).unwrap().report.clone();
+    let plan = || Request::RolloutPlan { spec_text: String::new(), file_name: String::new() };
+    let actions = |fleet: &mut Fleet| {
+        let doc: PlanDoc = serde_json::from_str(&fleet.ask(plan(), Some(prepared("1", ""))).unwrap()).unwrap();
+        doc.hosts.iter().map(|h| h.action.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(actions(&mut fleet), ["unchanged"]);
+
+    // Its row was written long ago: it may have been moved on since.
+    let stale = HostRow { last_report, last_seen: Some(Timestamp(1)), ..row("a") };
+    let loaded = Loaded { epoch: 1, hosts: vec![stale], ..Loaded::default() };
+    let mut again = Fleet { state: State::restore(loaded), now: Timestamp(9_000_000), journal: vec![], sent: vec![] };
+    again.state.returned(again.now);
+    assert_eq!(actions(&mut again), ["change"]);
+    let two = again.start("1", None).unwrap();
+    // An agent that backed off while the controller was away still comes in time.
+    again.now = Timestamp(9_000_000 + 29_000);
+    again.state.tick(again.now);
+    again.settle();
+    assert_eq!(again.state_of(&two.id), RolloutState::Running);
+    again.now = Timestamp(9_000_000 + 31_000);
+    again.state.tick(again.now);
+    again.settle();
+    assert_eq!(again.state_of(&two.id), RolloutState::Refused);
+}
