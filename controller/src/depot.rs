@@ -65,6 +65,9 @@ pub enum DepotError {
     },
 }
 
+/// Read at once when a file is verified.
+const READ_BYTES: usize = 256 * 1024;
+
 /// All files that releases are made of.
 #[derive(Debug)]
 pub struct Depot {
@@ -101,6 +104,28 @@ impl Depot {
     #[must_use]
     pub fn size(&self, digest: Digest) -> Option<u64> {
         fs::metadata(self.path(digest)).ok().filter(fs::Metadata::is_file).map(|m| m.len())
+    }
+
+    /// Whether a file has to be brought (again). Reads it: a file whose bytes are
+    /// not those of its name is removed, so that an import mends the depot.
+    #[must_use]
+    pub fn lacks(&self, digest: Digest) -> bool {
+        let path = self.path(digest);
+        match hash(&path) {
+            Ok(found) if found == digest => false,
+            Ok(found) => {
+                tracing::error!(path = %path.display(), %found, "a file of the depot was damaged; it is removed and has to be imported again");
+                // If it cannot be removed, the upload's rename still replaces it.
+                let _ = fs::remove_file(&path);
+                true
+            }
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::error!(path = %path.display(), %error, "a file of the depot cannot be read");
+                }
+                true
+            }
+        }
     }
 
     /// Opens a file that an imported release is made of.
@@ -197,6 +222,17 @@ impl Depot {
     }
 }
 
+fn hash(path: &Path) -> io::Result<Digest> {
+    let mut file = File::open(path)?;
+    let (mut hasher, mut chunk) = (Hasher::new(), vec![0; READ_BYTES]);
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok(hasher.finish()),
+            n => hasher.update(chunk.get(..n).unwrap_or_default()),
+        }
+    }
+}
+
 /// A file that is coming in; dropped unfinished, it leaves nothing.
 pub struct Incoming<'a> {
     depot: &'a Depot,
@@ -279,6 +315,23 @@ mod tests {
         assert_eq!(depot.size(wanted), None);
         assert_eq!(fs::read_dir(dir.path().join("incoming")).unwrap().count(), 0, "litter");
         assert!(matches!(depot.receive(wanted, u64::MAX), Err(DepotError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn a_damaged_file_has_to_be_brought_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let depot = Depot::open(dir.path()).unwrap();
+        let digest = depot.put(b"hello").unwrap();
+        assert!(!depot.lacks(digest));
+        for damage in [&b"hellO"[..], b"hel"] {
+            fs::remove_file(depot.path(digest)).unwrap();
+            fs::write(depot.path(digest), damage).unwrap();
+            assert!(depot.lacks(digest));
+            assert_eq!(depot.size(digest), None, "an upload would take it for present");
+            depot.put(b"hello").unwrap();
+            assert!(!depot.lacks(digest));
+        }
+        assert!(depot.lacks(Digest::of(b"never seen")));
     }
 
     #[test]

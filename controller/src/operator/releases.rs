@@ -99,9 +99,10 @@ pub(super) async fn import(ctx: &Operators, manifest: Vec<u8>, by: &str) -> Resu
         .map_err(|e| refused("the manifest does not read").cause(e.to_string()).fix("pack the release with this version of tidegate"))?;
     release.check().map_err(|e| refused("the release does not hold together").cause(e.to_string()))?;
     let reference = ReleaseRef { id: release.id(), manifest: Digest::of(&manifest) };
-    if let Some(known) = ctx.store.release(reference.id.clone()).await? {
-        same(&known, &reference)?;
-        return Ok(json(&imported(&release, &reference, 0))?);
+    // Imported before, it is gone through all the same: that mends a damaged depot.
+    let known = ctx.store.release(reference.id.clone()).await?;
+    if let Some(known) = &known {
+        same(known, &reference)?;
     }
     let (depot, artifacts) = (ctx.depot.clone(), release.artifacts());
     let missing = blocking(move || depot.missing(&artifacts)).await?;
@@ -112,7 +113,7 @@ pub(super) async fn import(ctx: &Operators, manifest: Vec<u8>, by: &str) -> Resu
             .into());
     }
     let depot = ctx.depot.clone();
-    let new_bytes = manifest.len() as u64;
+    let new_bytes = if known.is_some() { 0 } else { manifest.len() as u64 };
     blocking(move || depot.put(&manifest)).await??;
     let row = ReleaseRow { release: reference.clone(), imported_at: ctx.clock.now(), imported_by: by.into() };
     let stands = ctx.store.add_release(row).await?;
