@@ -190,9 +190,18 @@ fn what_asking_again_cannot_mend_is_not_asked_again() {
 fn a_person_that_is_waited_for_is_exit_3_and_a_pause_is_watched() {
     let puppet = Puppet::new(Box::new(|_| (vec![status(RolloutState::AwaitingApproval)], Then::Hold)));
     assert_eq!(puppet.run(&["rollout", "watch", "shop-1"]).0, 3);
+    let paused = |by: Option<&str>| {
+        let Frame::Document(text) = status(RolloutState::Paused) else { unreachable!() };
+        let mut doc: Value = serde_json::from_str(&text).unwrap();
+        doc["paused_by"] = json!(by);
+        Frame::Document(doc.to_string())
+    };
     let puppet =
-        Puppet::new(Box::new(|_| (vec![status(RolloutState::Paused), event(1), status(RolloutState::Completed), end(0)], Then::Finish)));
+        Puppet::new(Box::new(move |_| (vec![paused(Some("admin")), event(1), status(RolloutState::Completed), end(0)], Then::Finish)));
     assert_eq!(puppet.run(&["rollout", "watch", "shop-1"]).0, 0);
+    // It stopped by itself: nobody knows yet that somebody must act.
+    let puppet = Puppet::new(Box::new(move |_| (vec![paused(None), event(1)], Then::Hold)));
+    assert_eq!(puppet.run(&["rollout", "watch", "shop-1"]).0, 3);
 }
 
 #[test]

@@ -69,6 +69,9 @@ fn trouble(error: ClientError, profile: &Path) -> Trouble {
         ClientError::Profile { .. } => Some("correct that line, or copy the profile again".into()),
         ClientError::Identity(_) => Some(format!("copy operator.crt, operator.key and ca.crt into {} again", profile.display())),
         ClientError::Refused(_) => None,
+        ClientError::Net(NetError::NotOurController { .. } | NetError::CertificateRefused { .. }) => {
+            Some(format!("use the profile of this fleet: --profile DIR or $TIDEGATE_PROFILE, now {}", profile.display()))
+        }
         _ if lost => {
             Some(format!("check that `tidegate-controller serve` runs at the address in {}", profile.join("profile.toml").display()))
         }

@@ -139,7 +139,7 @@ async fn once(
             Part::Document(json) => {
                 let doc: StatusDoc = read(&json)?;
                 live.status(&doc);
-                if let Some(exit) = early(doc.state, what) {
+                if let Some(exit) = early(&doc, what) {
                     return Ok(Ended { exit, status: json });
                 }
                 last = Some(json);
@@ -152,10 +152,10 @@ async fn once(
                 }
                 live.event(&event);
                 // Events may be of long ago: the status now decides.
-                if event.kind == "state" && may_end(&event, what) {
+                if event.kind == "state" && may_end(&event) {
                     let json = link.ask(context, Request::RolloutStatus { id: what.id.clone() }).await?;
                     let doc: StatusDoc = read(&json)?;
-                    if let Some(exit) = early(doc.state, what) {
+                    if let Some(exit) = early(&doc, what) {
                         return Ok(Ended { exit, status: json });
                     }
                 }
@@ -170,19 +170,21 @@ async fn once(
     }
 }
 
-/// States in which the command ends though the rollout does not. A paused rollout
-/// is still watched: whoever paused it resumes it.
-fn early(state: RolloutState, what: &Follow) -> Option<Exit> {
-    match state {
+/// States in which the command ends though the rollout does not. A rollout that a
+/// person paused is still watched: whoever paused it resumes it. One that stopped by
+/// itself waits for somebody who does not know yet.
+fn early(doc: &StatusDoc, what: &Follow) -> Option<Exit> {
+    match doc.state {
         RolloutState::AwaitingApproval => Some(Exit::Person),
+        RolloutState::Paused if doc.paused_by.is_none() => Some(Exit::Person),
         RolloutState::Watching if what.until_watching => Some(Exit::Done),
         _ => None,
     }
 }
 
-fn may_end(event: &EventDoc, what: &Follow) -> bool {
+fn may_end(event: &EventDoc) -> bool {
     let to = event.record.get("to").and_then(|t| t.as_str()).and_then(|t| t.parse().ok());
-    to.is_some_and(|state| early(state, what).is_some())
+    to.is_some_and(|state| matches!(state, RolloutState::AwaitingApproval | RolloutState::Paused | RolloutState::Watching))
 }
 
 /// Waits for one of some states.

@@ -150,8 +150,15 @@ fn usage(args: &[OsString], error: &clap::Error) -> Exit {
         let _ = error.print();
     } else {
         let text = error.render().to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string();
-        let rest: Vec<&str> = text.lines().skip(1).map(str::trim).filter(|l| !l.is_empty()).collect();
+        let mut rest = text.lines().map(str::trim).filter(|l| !l.is_empty()).peekable();
+        let mut message = rest.next().unwrap_or_default().trim_start_matches("error: ").to_string();
+        // "the following … were not provided:" names the thing on the next lines.
+        if message.ends_with(':') {
+            while let Some(thing) = rest.next_if(|line| !line.starts_with("Usage:")) {
+                message = format!("{message} {thing}");
+            }
+        }
+        let rest: Vec<&str> = rest.collect();
         Output::new(format).error(&ErrorDoc::new(ErrorCode::Usage, message).fix(rest.join("; ")));
     }
     Exit::Usage

@@ -6,7 +6,7 @@
 use serde_json::Value;
 use tidegate_net::FrameSender;
 use tidegate_protocol::limits::OPERATOR_FRAME_BYTES_MAX;
-use tidegate_protocol::{Millis, RolloutId};
+use tidegate_protocol::{Millis, RolloutId, Timestamp};
 use tidegate_rollout::RolloutState;
 use tidegate_rollout::record::WaveState;
 use tidegate_rollout::status::{StatusDoc, describe};
@@ -145,6 +145,12 @@ fn event(id: &RolloutId, row: &EventRow) -> Result<String, ErrorDoc> {
         // As large as the fleet, and `status` has what matters of them.
         fields.remove("plan");
         fields.remove("from");
+        // The journal keeps milliseconds; documents say times one way only.
+        if let Some(at) = fields.get_mut("seen").and_then(|s| s.get_mut("main_pid_started_at")) {
+            if let Some(ms) = at.as_u64() {
+                *at = rfc3339(Timestamp(ms)).into();
+            }
+        }
     }
     let kind = record.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
     json(&EventDoc {

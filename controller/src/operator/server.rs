@@ -28,6 +28,9 @@ use crate::store::{NewToken, Store};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Requests at once, over all operators.
 const REQUESTS_MAX: usize = 128;
+/// Those that follow a rollout last as long as it does: they have places of their
+/// own, so that no number of watchers keeps a pause or a rollback out.
+const FOLLOWERS_MAX: usize = 512;
 /// Longest life of a token.
 const TOKEN_TTL_MAX: Millis = Millis::from_secs(30 * 86_400);
 /// Most hosts of one token.
@@ -44,6 +47,7 @@ pub struct Operators {
     pub(super) clock: Clock,
     ca_pin: Digest,
     places: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
 }
 
 /// How a request's stream ended, when not with an answer.
@@ -92,7 +96,15 @@ impl Operators {
     /// For all operators of a controller. `ca_pin` goes into tokens.
     #[must_use]
     pub fn new(core: CoreHandle, store: Store, depot: Arc<Depot>, clock: Clock, ca_pin: Digest) -> Self {
-        Self { core, store, depot, clock, ca_pin, places: Arc::new(Semaphore::new(REQUESTS_MAX)) }
+        Self {
+            core,
+            store,
+            depot,
+            clock,
+            ca_pin,
+            places: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+        }
     }
 
     /// Serves one connection until it ends. Streams that still run end with it.
@@ -155,7 +167,9 @@ impl Operators {
             return Err(error.fix("ask an admin of this fleet for a profile with that role").into());
         }
         let by = identity.name.as_str();
-        let Ok(_place) = timeout(REQUEST_TIMEOUT, self.places.acquire()).await else {
+        let follows = matches!(request, Request::RolloutEvents { .. } | Request::RolloutWatch { .. } | Request::RolloutWait { .. });
+        let places = if follows { &self.followers } else { &self.places };
+        let Ok(_place) = timeout(REQUEST_TIMEOUT, places.acquire()).await else {
             return Err(ErrorDoc::new(ErrorCode::Unavailable, "too many requests at once; try again").into());
         };
         match request {
@@ -179,7 +193,7 @@ impl Operators {
                     return Err(too_many("digests", digests.len(), MISSING_DIGESTS_MAX));
                 }
                 let depot = self.depot.clone();
-                let missing = blocking(move || digests.into_iter().filter(|d| depot.size(*d).is_none()).collect()).await?;
+                let missing = blocking(move || digests.into_iter().filter(|d| depot.lacks(*d)).collect()).await?;
                 Ok(json(&MissingDoc { missing })?)
             }
             Request::ReleaseUpload { files } => releases::upload(self, recv, files).await,
