@@ -53,7 +53,7 @@ pub enum Peer {
 /// # Errors
 /// [`NetError::Tls`], [`NetError::Bind`].
 pub fn server(addr: SocketAddr, identity: &Identity) -> Result<quinn::Endpoint, NetError> {
-    transport::endpoint(addr, Some(server_config(identity)?))
+    transport::endpoint(addr, Some((server_config(identity)?, identity.key.secret_der())))
 }
 
 /// What [`server`] runs with; for `set_server_config` when the certificate was renewed.

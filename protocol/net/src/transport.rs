@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
+use tidegate_protocol::Digest;
 
 use crate::endpoint::Peer;
 use crate::error::NetError;
@@ -127,13 +128,26 @@ pub(crate) fn limit_incoming(config: &mut quinn::ServerConfig) {
         .retry_token_lifetime(RETRY_TOKEN_LIFETIME);
 }
 
-/// An endpoint on a socket with large buffers.
-pub(crate) fn endpoint(addr: SocketAddr, server: Option<quinn::ServerConfig>) -> Result<quinn::Endpoint, NetError> {
+/// An endpoint on a socket with large buffers. A server comes with its private
+/// key: what is derived from it lets a restarted controller tell its peers at
+/// once, by stateless resets (RFC 9000, section 10.3), that their connections are
+/// gone. Otherwise they would find out only by the idle timeout.
+pub(crate) fn endpoint(addr: SocketAddr, server: Option<(quinn::ServerConfig, &[u8])>) -> Result<quinn::Endpoint, NetError> {
     let bind = |source| NetError::Bind { addr, source };
     let socket = socket(addr).map_err(bind)?;
     let mut config = EndpointConfig::default();
     // What we are ready to receive: the peer's discovery stops there.
     config.max_udp_payload_size(MTU_MAX).map_err(|e| bind(std::io::Error::other(e)))?;
+    let server = server.map(|(server, key)| {
+        let derived = |what: &str| Digest::of(&[what.as_bytes(), key].concat()).0;
+        config.reset_key(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &derived("tidegate stateless reset"))));
+        let [a, b, c, d, e, f, g, h, ..] = derived("tidegate connection ids");
+        let ids = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        // A reset is smaller than what it answers; a whole fleet asks at once.
+        config.min_reset_interval(Duration::from_millis(1));
+        config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(ids)));
+        server
+    });
     quinn::Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime)).map_err(bind)
 }
 

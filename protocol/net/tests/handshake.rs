@@ -283,3 +283,50 @@ async fn large_packets_are_found_and_kept_under_bulk() {
     assert!(path.current_mtu > 6_000, "MTU {}", path.current_mtu);
     assert_eq!(path.black_holes_detected, 0);
 }
+
+/// Carries datagrams between one client and the port that `to` says now.
+async fn relay(to: tokio::sync::watch::Receiver<std::net::SocketAddr>) -> std::net::SocketAddr {
+    let front = tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap();
+    let back = tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap();
+    let addr = front.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut up, mut down, mut client) = ([0; 65_536], [0; 65_536], None);
+        loop {
+            tokio::select! {
+                got = front.recv_from(&mut up) => {
+                    let Ok((n, from)) = got else { return };
+                    client = Some(from);
+                    let target = *to.borrow();
+                    let _ = back.send_to(&up[..n], target).await;
+                }
+                got = back.recv_from(&mut down) => {
+                    let Ok((n, from)) = got else { return };
+                    if let Some(client) = client.filter(|_| from == *to.borrow()) {
+                        let _ = front.send_to(&down[..n], client).await;
+                    }
+                }
+            }
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn a_controller_that_was_killed_and_came_back_is_noticed_at_once() {
+    let ca = ca();
+    let identity = controller(&ca);
+    let mut killed = Controller::start(&identity);
+    let (to, towards) = tokio::sync::watch::channel(killed.endpoint.local_addr().unwrap());
+    let address = relay(towards).await;
+    let config = client_config(Caller::Known(&host(&ca, "web-1", HOUR))).unwrap();
+    let endpoint = client(Some(LOOPBACK)).unwrap();
+    let connection = connect(&endpoint, config, &address.to_string()).await.unwrap();
+    let _accepted = killed.accepted.recv().await.unwrap();
+    // As after kill -9: who is at the address now knows nothing of the connection.
+    let successor = tidegate_net::server(LOOPBACK, &identity).unwrap();
+    to.send_replace(successor.local_addr().unwrap());
+    let mut stream = connection.open_bi().await.unwrap().0;
+    stream.write_all(b"anybody there?").await.unwrap();
+    let lost = tokio::time::timeout(Duration::from_secs(10), connection.closed()).await.unwrap();
+    assert!(matches!(lost, tidegate_net::quinn::ConnectionError::Reset), "{lost}");
+}
