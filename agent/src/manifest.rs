@@ -16,6 +16,8 @@ use crate::error::{failed, failure};
 use crate::fetch::Depot;
 use crate::work::Scope;
 
+/// Held while a manifest is written; on blocking threads only.
+static WRITING: std::sync::Mutex<()> = std::sync::Mutex::new(());
 /// Manifests kept beyond a cleanup; a tree needs none, so this is only a cache.
 const KEPT: usize = 16;
 
@@ -60,6 +62,8 @@ impl Manifests {
             .blocking(move |_| {
                 let found = parse(&bytes, &release, &component)?;
                 if fresh {
+                    // Two components of one release keep the same file at once.
+                    let _one = WRITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     let kept = durable::make_dir(&dir, 0o700).and_then(|()| durable::replace(&at, &bytes, 0o400));
                     kept.map_err(|error| {
                         failure(Cause::Disk, &format!("{}: cannot be written{}: {error}", at.display(), crate::error::disk_hint(&error)))
