@@ -44,6 +44,9 @@ struct Model {
     targets: BTreeMap<At, TargetModel>,
     orders: BTreeSet<(At, Generation, Back)>,
     last_state: Option<RolloutState>,
+    /// Ordered back while the rollout went forward: right only if the very next
+    /// record gives the host up as unreachable.
+    given_up: Option<(At, String)>,
 }
 
 type Back = bool;
@@ -81,6 +84,7 @@ impl Model {
             targets: targets.collect(),
             orders: BTreeSet::new(),
             last_state: None,
+            given_up: None,
         }
     }
 }
@@ -153,6 +157,12 @@ impl Check {
     fn read(&mut self, world: &World, run: usize, record: &Record, hosts: &[SimHost], judge: bool) {
         let Some(mut model) = (run < self.models.len()).then(|| self.models.remove(run)) else { return };
         let mut wrong = Vec::new();
+        if let Some((at, what)) = model.given_up.take() {
+            let unreachable = matches!(record, Record::Host { host, component, to: TargetState::Unreachable, .. } if position(world, host, component) == Some(at));
+            if !unreachable {
+                wrong.push(what);
+            }
+        }
         match record {
             Record::Started { .. } | Record::Step { .. } | Record::Returned | Record::Fenced { .. } | Record::Healed { .. } => {}
             Record::Found { origin } => {
@@ -193,7 +203,8 @@ impl Check {
                         wrong.push(format!("{who}: confirmed while {}", target.state));
                     }
                     if back && !going_back && target.state != TargetState::Reverting {
-                        wrong.push(format!("{who}: called back while the rollout is {} and it is {}", model.state, target.state));
+                        let what = format!("{who}: called back while the rollout is {} and it is {}", model.state, target.state);
+                        model.given_up = Some((at, what));
                     }
                     target.last = None;
                     match (back, phase) {
