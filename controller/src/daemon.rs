@@ -64,9 +64,12 @@ pub fn serve(config: &Config) -> Result<(), DaemonError> {
     // One I/O thread and one beside it: the core never waits for a peer.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(DaemonError::Runtime)?;
     let opened = open(config)?;
+    let closed = opened.store.ended();
     let result = runtime.block_on(run(config, opened));
     // Blocking reads of the depot end with their streams; do not wait for slow disks.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    // No task holds the store any more: its log is folded into the one file.
+    let _ = closed.map(|closed| closed.recv_timeout(LAST_COMMIT));
     result
 }
 

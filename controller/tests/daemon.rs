@@ -350,6 +350,7 @@ async fn a_host_joins_and_is_led_through_a_rollout_and_back() {
     // SIGTERM ends it cleanly; the next start knows all of it.
     client.close().await;
     assert!(controller.terminate().success());
+    assert!(!controller.dir.join("journal.sqlite-wal").exists(), "a copy of the one file must be whole");
     let controller = Controller::start(&controller.dir.clone(), None).await;
     let client = controller.operator().await;
     assert_eq!(status(&client, &started.id).await.state, RolloutState::RolledBack);

@@ -625,3 +625,26 @@ fn a_pause_says_whether_somebody_attends_to_it() -> R {
     assert_eq!(world.status().paused_by, None);
     Ok(())
 }
+
+#[test]
+fn a_host_given_up_in_its_swap_and_skipped_is_not_swapped_again() -> R {
+    let api: ComponentName = "api".parse()?;
+    let plan = "strategy = \"rolling\"\non_unreachable = \"skip\"";
+    let mut world = World::with(3, &["api"], plan, |w| w.slow = ["h2".into(), "h3".into()].into());
+    world.deaf = ["h2".into()].into();
+    world.rollout.handle(world.now, Event::Contact(&name(2), false))?;
+    world.pass(16);
+    assert_eq!([2, 3].map(|i| world.state_of(i)), [TargetState::Unreachable, TargetState::Probation]);
+    // It returns while the others go on, and hears that it is to go back.
+    world.deaf.clear();
+    world.rollout.handle(world.now, Event::Contact(&name(2), true))?;
+    for assignment in world.rollout.assignments(&name(2)) {
+        world.obey(&name(2), &assignment);
+    }
+    world.hosts.get_mut(&(name(3), api.clone())).unwrap().progress = Progress::Healthy;
+    world.say(&name(3), &api);
+    world.run();
+    assert_eq!((world.rollout.state(), world.state_of(2)), (RolloutState::Completed, TargetState::Reverted));
+    assert_eq!(world.swaps.iter().filter(|(h, _)| *h == name(2)).count(), 1);
+    Ok(())
+}

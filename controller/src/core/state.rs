@@ -317,7 +317,13 @@ impl State {
     fn standing(&self, host: &HostName) -> Vec<Assignment> {
         let Some(known) = self.registry.get(host) else { return Vec::new() };
         let of = |id: &RolloutId| self.rollouts.get(id).map(|e| e.rollout.assignments(host)).unwrap_or_default();
-        known.owners.iter().filter_map(|(component, (_, id))| of(id).into_iter().find(|a| &a.component == component)).collect()
+        // A host that says itself how this generation ended need not hear of it.
+        let ended = |a: &Assignment| {
+            let said = known.report.iter().flat_map(|r| &r.components).find(|c| c.component == a.component);
+            said.is_some_and(|c| c.generation == a.generation && c.progress.is_final())
+        };
+        let newest = known.owners.iter().filter_map(|(component, (_, id))| of(id).into_iter().find(|a| &a.component == component));
+        newest.filter(|a| !ended(a)).collect()
     }
 
     /// Numbers what was appended: `first` is the number of the first record, whose

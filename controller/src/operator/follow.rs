@@ -146,10 +146,10 @@ fn event(id: &RolloutId, row: &EventRow) -> Result<String, ErrorDoc> {
         fields.remove("plan");
         fields.remove("from");
         // The journal keeps milliseconds; documents say times one way only.
-        if let Some(at) = fields.get_mut("seen").and_then(|s| s.get_mut("main_pid_started_at")) {
-            if let Some(ms) = at.as_u64() {
-                *at = rfc3339(Timestamp(ms)).into();
-            }
+        if let Some(at) = fields.get_mut("seen").and_then(|s| s.get_mut("main_pid_started_at"))
+            && let Some(ms) = at.as_u64()
+        {
+            *at = rfc3339(Timestamp(ms)).into();
         }
     }
     let kind = record.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();

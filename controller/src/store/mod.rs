@@ -15,7 +15,7 @@ mod tests;
 mod tokens;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, Transaction};
 use tidegate_protocol::{ComponentName, Generation, HostName, RolloutId, Timestamp};
@@ -121,7 +121,11 @@ type Work = Box<dyn FnOnce(&Transaction<'_>, &mut journal::Head) -> Result<Done,
 pub struct Store {
     jobs: mpsc::Sender<Work>,
     path: Arc<Path>,
+    ended: Arc<Mutex<Option<Ended>>>,
 }
+
+/// Closes when the store's thread has closed its file.
+pub type Ended = std::sync::mpsc::Receiver<std::convert::Infallible>;
 
 impl Store {
     /// Opens or makes the file, verifies the journal's chain and reads what a
@@ -137,12 +141,24 @@ impl Store {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let path: Arc<Path> = path.into();
         let owner = Owner { connection, head, path: path.clone() };
-        std::thread::Builder::new().name("store".into()).spawn(move || owner.run(queue)).map_err(|e| StoreError::Sqlite {
+        let (alive, ended) = std::sync::mpsc::channel();
+        let thread = move || {
+            owner.run(queue);
+            drop(alive);
+        };
+        std::thread::Builder::new().name("store".into()).spawn(thread).map_err(|e| StoreError::Sqlite {
             path: path.to_path_buf(),
             what: "starting the store's thread",
             source: Arc::new(rusqlite::Error::ToSqlConversionFailure(Box::new(e))),
         })?;
-        Ok((Self { jobs, path }, loaded))
+        Ok((Self { jobs, path, ended: Arc::new(Mutex::new(Some(ended))) }, loaded))
+    }
+
+    /// For whoever stops the process: once every handle is dropped, this closes
+    /// when the file is closed. There is one.
+    #[must_use]
+    pub fn ended(&self) -> Option<Ended> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Queues work and waits until it is durable.

@@ -237,3 +237,15 @@ async fn host_changes_ride_with_the_records() {
     let row = Store::open(&path).unwrap().1.hosts.remove(0);
     assert_eq!((row.labels, row.drained.as_deref(), row.last_seen), (labels, Some("disk"), Some(Timestamp(7))));
 }
+
+#[tokio::test]
+async fn a_clean_stop_leaves_one_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(&dir.path().join("journal.sqlite")).unwrap();
+    let ended = store.ended().unwrap();
+    store.append(vec![crate::core::test_started("r")], vec![]).await.unwrap();
+    drop(store);
+    assert!(ended.recv().is_err());
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["journal.sqlite"]);
+}

@@ -356,9 +356,11 @@ impl Rollout {
     }
 }
 
-/// May be ordered to swap: staged, or back after a lease that nobody is to blame for.
+/// May be ordered to swap: staged, or back by itself after a lease that nobody is to
+/// blame for. One that was ordered back stays out.
 fn admissible(target: &TargetRun) -> bool {
-    target.state == TargetState::Staged || (target.state == TargetState::Reverted && !target.counted && target.forgiven < 2)
+    let forward = || target.order.as_ref().is_some_and(|o| o.intent == Intent::Forward);
+    target.state == TargetState::Staged || (target.state == TargetState::Reverted && !target.counted && target.forgiven < 2 && forward())
 }
 
 /// Nothing more will happen to it on the way forward.
