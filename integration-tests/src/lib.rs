@@ -6,6 +6,7 @@
 //! memory or files beyond what the contract names — an operator could not either.
 
 pub mod ask;
+pub mod bench;
 pub mod bins;
 pub mod client;
 pub mod fleet;
