@@ -166,6 +166,7 @@ impl Depot {
     /// `verify`: missing or other bytes, named; `disk`; `timeout`: no progress.
     pub async fn fetch(&self, store: &Store, mut wants: Vec<Want>, scope: &Scope) -> Result<(), Failure> {
         let mut patience = Patience::new();
+        tracing::debug!(files = wants.len(), "fetch begins");
         while !wants.is_empty() {
             let connection = self.connection(&patience).await?;
             let before = scope.counters.fetched.load(Ordering::Relaxed);
@@ -181,6 +182,7 @@ impl Depot {
                 Err(Broken::Lost(why)) => patience.pause(why).await?,
             }
         }
+        tracing::debug!("fetch done");
         Ok(())
     }
 

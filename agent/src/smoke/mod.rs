@@ -23,8 +23,9 @@ use crate::context::{Context, Installed};
 use crate::error::failure;
 use crate::service::{Services, since_boot};
 
-/// Between two attempts: at first, and at most.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Between two attempts: at first, and at most. Most services listen within a few
+/// milliseconds of their start.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A service that is down when its tests have passed may be just restarting.
 const DOWN: Duration = Duration::from_secs(3);
@@ -192,7 +193,7 @@ async fn still_runs(services: &Services, installed: &Installed, age: Duration) -
                 &format!("{title}: no smoke test failed, but the service does not keep running{words}"),
             ));
         }
-        sleep(PAUSE_MIN).await;
+        sleep(DOWN / 30).await;
     }
 }
 
