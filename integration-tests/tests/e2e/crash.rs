@@ -38,8 +38,7 @@ const CONTROLLER: &[&str] = &[
     "controller.append.after.host",
     "controller.append.before.ordered-confirm",
     "controller.append.after.ordered-confirm",
-    // The third one: at the hello two hosts hear of the release they are on.
-    "controller.sent.after.ordered-confirm:3",
+    "controller.sent.after.ordered-confirm",
     "controller.append.before.state",
     "controller.append.after.state",
 ];

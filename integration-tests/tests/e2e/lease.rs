@@ -30,7 +30,7 @@ const ROWS: &[(&str, &str, u64)] = &[
     ("controller.sent.after.ordered-swap", "reverted", 3),
     ("controller.append.before.ordered-confirm", "reverted", 3),
     ("controller.append.after.ordered-confirm", "reverted", 3),
-    ("controller.sent.after.ordered-confirm:3", "confirmed", 2),
+    ("controller.sent.after.ordered-confirm", "confirmed", 2),
 ];
 
 /// What a host says of its component by itself.

@@ -48,6 +48,8 @@ fn the_controller_is_killed_while_it_rolls_back() -> Result {
     fleet.kill_controller()?;
     fleet.start_controller()?;
     fleet.wait_state(&id, "rolled-back", SOON)?;
+    // Hosts that were back before the kill have to be heard again.
+    fleet.wait_online(3)?;
     assert_eq!(before, fleet.observed("api")?);
     fleet.expect_version("1.0.0")
 }
