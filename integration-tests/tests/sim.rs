@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use tidegate_integration_tests::sim::{Mutant, Outcome, World, run, run_seed};
 
@@ -32,12 +32,12 @@ fn run_all(seeds: Range<u64>, one: impl Fn(u64) -> Outcome + Sync) -> BTreeMap<u
                         return;
                     }
                     let outcome = one(seed);
-                    outcomes.lock().unwrap().insert(seed, outcome);
+                    outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(seed, outcome);
                 }
             });
         }
     });
-    outcomes.into_inner().unwrap()
+    outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[test]
