@@ -328,5 +328,5 @@ async fn a_controller_that_was_killed_and_came_back_is_noticed_at_once() {
     let mut stream = connection.open_bi().await.unwrap().0;
     stream.write_all(b"anybody there?").await.unwrap();
     let lost = tokio::time::timeout(Duration::from_secs(10), connection.closed()).await.unwrap();
-    assert!(matches!(lost, tidegate_net::quinn::ConnectionError::Reset), "{lost}");
+    assert!(matches!(lost, quinn::ConnectionError::Reset), "{lost}");
 }
