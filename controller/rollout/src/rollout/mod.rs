@@ -28,6 +28,8 @@ pub use verbs::VerbError;
 
 /// A host of a wave that is silent this long is unreachable.
 pub const LOST_IN_WAVE: Millis = Millis::from_secs(15);
+/// The driver notices silence at the latest after this.
+pub const SILENCE_NOTICED: Millis = Millis::from_secs(10);
 /// Preflight must be answered within this.
 pub const PREFLIGHT_DEADLINE: Millis = Millis::from_secs(60);
 /// Staging of one host may stand still this long.
@@ -219,7 +221,9 @@ impl Rollout {
             }
             Event::Contact(host, up) => {
                 if let Some(contact) = self.contact.get_mut(host).filter(|c| c.up != up) {
-                    *contact = Contact { up, since: now };
+                    // The silence began with the last word, not when it was noticed.
+                    let since = if up { now } else { contact.since.max(now - SILENCE_NOTICED) };
+                    *contact = Contact { up, since };
                 }
             }
             Event::Said { verb, by, reason } => self.said(now, verb, by, reason)?,
