@@ -196,6 +196,10 @@ async fn a_script_is_proven_by_its_own_digest_and_a_stranger_is_named() {
 
     let mut stranger = host.script("2", "exec sleep 600");
     agent.start(&stranger).await.unwrap();
+    // Until it hands over, the shell does run the script.
+    let pid = main_of(&agent, &stranger).await.pid;
+    let exe = std::path::PathBuf::from(format!("/proc/{pid}/exe"));
+    until("the script became sleep", async || std::fs::read_link(&exe).ok().filter(|to| to.ends_with("sleep"))).await;
     let failure = agent.prove(&stranger).await.unwrap_err();
     assert_eq!(failure.cause, Cause::StartFailed);
     assert!(failure.message.contains("sleep") && failure.message.contains("shop@2"), "{}", failure.message);
