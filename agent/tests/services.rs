@@ -198,7 +198,7 @@ async fn a_script_is_proven_by_its_own_digest_and_a_stranger_is_named() {
     agent.start(&stranger).await.unwrap();
     // Until it hands over, the shell does run the script.
     let pid = main_of(&agent, &stranger).await.pid;
-    let exe = std::path::PathBuf::from(format!("/proc/{pid}/exe"));
+    let exe = PathBuf::from(format!("/proc/{pid}/exe"));
     until("the script became sleep", async || std::fs::read_link(&exe).ok().filter(|to| to.ends_with("sleep"))).await;
     let failure = agent.prove(&stranger).await.unwrap_err();
     assert_eq!(failure.cause, Cause::StartFailed);
