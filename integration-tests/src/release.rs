@@ -1,7 +1,7 @@
 //! Releases of the demo service, made from templates.
 //!
 //! Owns: laying out the trees and the release.toml that a build pipeline would
-//! make. Packing and importing them is the CLI's job ([`crate::Fleet::import`]).
+//! make. Packing and importing them is the CLI's job ([`crate::ask::Operator::import`]).
 
 use std::fmt::Write as _;
 use std::fs;

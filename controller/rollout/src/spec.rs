@@ -2,7 +2,7 @@
 //!
 //! Reading is strict: an unknown key, a unit that does not fit or a value out of
 //! range is an error with the line. What this build cannot carry out is refused
-//! by name in [`Spec::check`], never ignored.
+//! by name, never ignored.
 
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};

@@ -42,7 +42,7 @@ pub const GRACE: Millis = Millis::from_secs(15);
 pub enum Action {
     /// Make it durable before anything that follows.
     Append(Record),
-    /// Tell the host, if it is connected; a reconnect asks [`Rollout::assignment`].
+    /// Tell the host, if it is connected; a reconnect asks [`Rollout::assignments`].
     Send(HostName, Assignment),
 }
 

@@ -1,7 +1,7 @@
 //! The real-host test: three machines with systemd, the agent as their service
 //! from `deploy/`, Debian's nginx as what is released. Run by `.ci/run`, as root:
 //!
-//!     cargo run -p tidegate-integration-tests --bin hosts-test [STEP…]
+//! `cargo run -p tidegate-integration-tests --bin hosts-test [STEP…]`
 //!
 //! Owns: booting the hosts, then running itself on the bridge's side, where the
 //! controller, the operator and a client of every host are. Fails, never skips,
