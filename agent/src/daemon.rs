@@ -223,7 +223,9 @@ async fn start(config: Config) -> Result<(), StartError> {
     let (made, reports) = watch::channel(None);
     let (report_every, every) = watch::channel(REPORT_EVERY_MS);
     let inbox = Arc::new(Desk { driver: driver.clone(), host: host.clone(), paths: config.paths.clone() });
-    let link = Link { controllers: config.controllers, identity: config.paths.identity(), agent, reports, connection, report_every, inbox };
+    let (_sampled, samples) = watch::channel(None);
+    let (_sided, sides) = watch::channel(None);
+    let link = Link { controllers: config.controllers, identity: config.paths.identity(), agent, reports, samples, sides, connection, report_every, inbox };
     let ready = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     if let Err(error) = ready {
         tracing::warn!(%error, "systemd was not told that the agent is ready");
@@ -354,6 +356,12 @@ struct Desk {
 }
 
 impl Inbox for Desk {
+    fn watch(&self, _watches: Vec<tidegate_protocol::Watch>) {}
+
+    fn assign_side(&self, _order: tidegate_protocol::SideAssignment) {}
+
+    fn switch(&self, _order: tidegate_protocol::SwitchOrder) {}
+
     fn assign(&self, assignment: Assignment) {
         held(&self.driver).assign(assignment);
     }

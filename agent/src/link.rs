@@ -13,9 +13,9 @@ use std::time::Duration;
 use tidegate_net::quinn::{Connection, Endpoint};
 use tidegate_net::{Caller, FrameReceiver, FrameSender, Identity, NetError, StreamError, client, client_config, close, connect, explain};
 use tidegate_protocol::limits::CONTROL_FRAME_BYTES_MAX;
-use tidegate_protocol::message::{ToAgent, ToController, VERSIONS};
+use tidegate_protocol::message::{ToAgent, ToController, VERSION_WATCH, VERSIONS};
 use tidegate_protocol::report::AgentFacts;
-use tidegate_protocol::{Assignment, Report};
+use tidegate_protocol::{Assignment, Report, Samples, SideAssignment, SidesReport, SwitchOrder, Watch};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -41,6 +41,12 @@ pub trait Inbox: Send + Sync {
     fn assign(&self, assignment: Assignment);
     /// The host's labels, whole. Must not block.
     fn labels(&self, labels: BTreeMap<String, String>);
+    /// What shall be measured, whole. Must not block.
+    fn watch(&self, watches: Vec<Watch>);
+    /// Desired state of one side of a component. Must not block.
+    fn assign_side(&self, order: SideAssignment);
+    /// Desired state of the switch of a component. Must not block.
+    fn switch(&self, order: SwitchOrder);
 }
 
 /// Why a session ended or did not come about.
@@ -90,6 +96,10 @@ pub struct Link {
     pub agent: AgentFacts,
     /// The newest report.
     pub reports: watch::Receiver<Option<Arc<Report>>>,
+    /// The newest samples of all watches.
+    pub samples: watch::Receiver<Option<Arc<Vec<Samples>>>>,
+    /// The newest word on components with sides; none on a host without any.
+    pub sides: watch::Receiver<Option<Arc<Vec<SidesReport>>>>,
     /// Set to the connection while a session stands.
     pub connection: watch::Sender<Option<Connection>>,
     /// Between two reports without a change, milliseconds.
@@ -181,20 +191,20 @@ impl Link {
 
     async fn talk(&mut self, connection: &Connection, controller: &str, welcomed: &mut bool) -> SessionError {
         match self.greet(connection, controller).await {
-            Ok((sender, receiver)) => {
+            Ok((sender, receiver, version)) => {
                 *welcomed = true;
                 self.connection.send_replace(Some(connection.clone()));
-                let reports = self.reports.clone();
+                let news = News { reports: self.reports.clone(), samples: self.samples.clone(), sides: self.sides.clone() };
                 tokio::select! {
                     error = read(receiver, &*self.inbox) => error,
-                    error = write(sender, reports) => error,
+                    error = write(sender, news, version) => error,
                 }
             }
             Err(error) => error,
         }
     }
 
-    async fn greet(&mut self, connection: &Connection, controller: &str) -> Result<(FrameSender, FrameReceiver), SessionError> {
+    async fn greet(&mut self, connection: &Connection, controller: &str) -> Result<(FrameSender, FrameReceiver, u16), SessionError> {
         let opened = connection.open_bi().await.map_err(|error| explain(connection.remote_address(), &error))?;
         let (mut sender, mut receiver) = (FrameSender::new(opened.0), FrameReceiver::new(opened.1));
         let first = self.reports.wait_for(Option::is_some).await.map_err(|_| SessionError::Ended)?.clone();
@@ -211,7 +221,7 @@ impl Link {
                 tracing::info!(%controller, %host, version, "linked to the controller");
                 self.report_every.send_replace(report_every_ms.clamp(*REPORT_EVERY_MS.start(), *REPORT_EVERY_MS.end()));
                 self.inbox.labels(labels);
-                Ok((sender, receiver))
+                Ok((sender, receiver, version))
             }
             Some(ToAgent::Refused { reason }) => Err(SessionError::Refused(tidegate_protocol::report::bounded(&reason))),
             Some(_) => Err(SessionError::Unexpected),
@@ -229,6 +239,17 @@ async fn read(mut receiver: FrameReceiver, inbox: &dyn Inbox) -> SessionError {
                 inbox.assign(assignment);
             }
             Ok(Some(ToAgent::Labels(labels))) => inbox.labels(labels),
+            Ok(Some(ToAgent::Watch(watches))) => inbox.watch(watches),
+            Ok(Some(ToAgent::AssignSide(order))) => {
+                let assignment = &order.assignment;
+                let (generation, phase) = (assignment.generation, assignment.phase);
+                tracing::info!(component = %assignment.component, side = %order.side, %generation, ?phase, rollout = %assignment.rollout, "assigned");
+                inbox.assign_side(order);
+            }
+            Ok(Some(ToAgent::Switch(order))) => {
+                tracing::info!(component = %order.component, to = %order.to, generation = %order.generation, rollout = %order.rollout, "told to switch");
+                inbox.switch(order);
+            }
             Ok(Some(ToAgent::Refused { reason })) => return SessionError::Refused(tidegate_protocol::report::bounded(&reason)),
             Ok(Some(ToAgent::Welcome { .. })) => return SessionError::Unexpected,
             Ok(None) => return SessionError::Ended,
@@ -237,18 +258,42 @@ async fn read(mut receiver: FrameReceiver, inbox: &dyn Inbox) -> SessionError {
     }
 }
 
-/// Sends the newest report whenever there is a newer one; whoever makes them
+/// What there is to tell, newest only.
+struct News {
+    reports: watch::Receiver<Option<Arc<Report>>>,
+    samples: watch::Receiver<Option<Arc<Vec<Samples>>>>,
+    sides: watch::Receiver<Option<Arc<Vec<SidesReport>>>>,
+}
+
+/// Sends the newest of each kind whenever there is a newer one; whoever makes them
 /// bounds how often.
-async fn write(mut sender: FrameSender, mut reports: watch::Receiver<Option<Arc<Report>>>) -> SessionError {
-    reports.mark_changed();
+async fn write(mut sender: FrameSender, mut news: News, version: u16) -> SessionError {
+    news.reports.mark_changed();
+    news.sides.mark_changed();
+    news.samples.mark_changed();
+    let more = version >= VERSION_WATCH;
     loop {
-        if reports.changed().await.is_err() {
-            // The agent ends; the connection is closed by whoever ends it.
-            return std::future::pending().await;
+        // A closed channel: the agent ends, and whoever ends it closes the connection.
+        let message = tokio::select! {
+            biased;
+            changed = news.reports.changed() => match changed {
+                Ok(()) => news.reports.borrow_and_update().as_deref().cloned().map(ToController::Report),
+                Err(_) => return std::future::pending().await,
+            },
+            changed = news.sides.changed(), if more => match changed {
+                Ok(()) => news.sides.borrow_and_update().as_deref().cloned().map(ToController::Sides),
+                Err(_) => return std::future::pending().await,
+            },
+            changed = news.samples.changed(), if more => match changed {
+                Ok(()) => news.samples.borrow_and_update().as_deref().cloned().map(ToController::Samples),
+                Err(_) => return std::future::pending().await,
+            },
+        };
+        let Some(message) = message else { continue };
+        if matches!(message, ToController::Report(_)) {
+            failpoint::hit(|| "agent.report.before".into());
         }
-        let Some(report) = reports.borrow_and_update().clone() else { continue };
-        failpoint::hit(|| "agent.report.before".into());
-        if let Err(error) = sender.send(&ToController::Report((*report).clone()), CONTROL_FRAME_BYTES_MAX).await {
+        if let Err(error) = sender.send(&message, CONTROL_FRAME_BYTES_MAX).await {
             return error.into();
         }
     }

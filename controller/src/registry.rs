@@ -365,6 +365,7 @@ fn fleet_component(report: &ComponentReport, fresh: bool) -> FleetComponent {
         settled: fresh && report.service == ServiceState::Running && !under_way,
         running_sha256: report.running.as_ref().and_then(|r| r.sha256),
         tree_sha256: report.tree_sha256,
+        sides: None,
     }
 }
 

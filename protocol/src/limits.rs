@@ -26,3 +26,9 @@ pub const ARGV_MAX: usize = 64;
 pub const LABELS_MAX: usize = 64;
 /// Swap history kept per component in the ledger.
 pub const HISTORY_MAX: usize = 32;
+/// Most observers of one watch.
+pub const OBSERVERS_MAX: usize = 32;
+/// Most buckets of a histogram, the last one included.
+pub const BUCKETS_MAX: usize = 64;
+/// Longest name of a metric, and most patterns of one observer.
+pub const METRIC_NAME_BYTES_MAX: usize = 64;

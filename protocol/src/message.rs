@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::report::AgentFacts;
-use crate::{Assignment, Digest, HostName, Report};
+use crate::{Assignment, Digest, HostName, Report, Samples, SideAssignment, SidesReport, SwitchOrder, Watch};
 
 /// ALPN of agents and operators with a certificate.
 pub const ALPN: &[u8] = b"tidegate/1";
@@ -23,7 +23,10 @@ pub const ALPN: &[u8] = b"tidegate/1";
 pub const ALPN_ENROLL: &[u8] = b"tidegate-enroll/1";
 
 /// Message versions this build can speak.
-pub const VERSIONS: VersionRange = VersionRange { min: 1, max: 1 };
+/// Since 2: watches and samples, sides and switches.
+pub const VERSIONS: VersionRange = VersionRange { min: 1, max: 2 };
+/// The first version with watches, samples, sides and switches.
+pub const VERSION_WATCH: u16 = 2;
 
 /// An offer of message versions, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +60,11 @@ pub enum ToController {
     },
     /// Observed state, whole.
     Report(Report),
+    /// What was measured, whole: one per watch. From [`VERSION_WATCH`] on.
+    Samples(Vec<Samples>),
+    /// Components with two sides, whole. From [`VERSION_WATCH`] on, after every
+    /// report of an agent that has any.
+    Sides(Vec<SidesReport>),
 }
 
 /// Controller to agent, on the control stream.
@@ -82,6 +90,13 @@ pub enum ToAgent {
     Assign(Assignment),
     /// The host's labels changed.
     Labels(BTreeMap<String, String>),
+    /// What shall be measured, whole: what is not in it ends. From
+    /// [`VERSION_WATCH`] on, said after every welcome.
+    Watch(Vec<Watch>),
+    /// Desired state of one side. From [`VERSION_WATCH`] on.
+    AssignSide(SideAssignment),
+    /// Desired state of the switch of one component. From [`VERSION_WATCH`] on.
+    Switch(SwitchOrder),
 }
 
 /// First frame of an artifact stream, agent to controller.

@@ -16,6 +16,9 @@ pub struct Condition {
     pub ask: Ask,
 }
 
+// Sound: the numbers in it are finite.
+impl Eq for Condition {}
+
 /// What a condition asks.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
@@ -44,7 +47,8 @@ pub enum Ask {
 }
 
 /// A comparison.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Op {
     /// `<`
     Less,

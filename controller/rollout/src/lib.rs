@@ -10,6 +10,7 @@ extern crate alloc;
 
 pub mod amount;
 pub mod condition;
+pub mod gate;
 pub mod plan;
 pub mod record;
 pub mod rollout;
@@ -19,6 +20,6 @@ pub mod status;
 
 pub use plan::{FleetHost, Plan, PlanError};
 pub use record::{Record, RolloutState, TargetState, Verb};
-pub use rollout::{Action, Event, Rollout, VerbError};
+pub use rollout::{Action, Event, Fetch, FetchFrom, Fetched, Rollout, VerbError};
 pub use selector::Selector;
 pub use spec::{Spec, SpecError};

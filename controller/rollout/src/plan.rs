@@ -6,9 +6,11 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
-use tidegate_protocol::{Component, ComponentName, Digest, HostName, Millis, Release, ReleaseRef};
+use tidegate_protocol::release::{Argv, Smoke};
+use tidegate_protocol::{Component, ComponentName, Digest, HostName, Millis, Release, ReleaseRef, Side};
 
 use crate::amount::Amount;
+use crate::gate::Gating;
 use crate::record::Origin;
 use crate::selector::Labels;
 use crate::spec::{OnUnreachable, Spec, Strategy};
@@ -35,6 +37,15 @@ pub struct Plan {
     pub waves: Vec<Wave>,
     /// Bounds of the whole rollout.
     pub limits: Limits,
+    /// What it is judged by.
+    #[serde(default)]
+    pub gating: Gating,
+    /// Blue-green only.
+    #[serde(default)]
+    pub blue_green: Option<BlueGreen>,
+    /// Forward, verify, back, verify: a rehearsal.
+    #[serde(default)]
+    pub drill: bool,
     /// Digest of the spec and the release, without the host set: tells whether a
     /// repeated `--run-id` asks for the same thing.
     pub spec_digest: Digest,
@@ -61,6 +72,21 @@ pub struct ComponentPlan {
     pub keep_in_service: usize,
     /// Most hosts on the way back.
     pub rollback_window: usize,
+}
+
+/// How traffic moves between the two sides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlueGreen {
+    /// Waits for `rollout promote` before the switch.
+    pub manual: bool,
+    /// A name of `[commands]` or a file of the release, and arguments.
+    pub run: Argv,
+    /// Per component: what must hold after the switch.
+    pub verify: BTreeMap<ComponentName, Smoke>,
+    /// How long the old side is kept running after the end of the bake.
+    pub keep_old: Millis,
+    /// The idle side of each host, by component: where the release goes.
+    pub sides: BTreeMap<ComponentName, BTreeMap<HostName, Side>>,
 }
 
 /// Hosts that change together.
@@ -117,6 +143,15 @@ pub struct FleetComponent {
     pub running_sha256: Option<Digest>,
     /// Its tree.
     pub tree_sha256: Option<Digest>,
+    /// It has sides; the one that serves is `Some` once there was a switch.
+    pub sides: Option<FleetSides>,
+}
+
+/// The sides of a component as last reported.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FleetSides {
+    /// The side that serves.
+    pub active: Option<Side>,
 }
 
 /// Why a plan cannot be resolved. Nothing was touched.
@@ -174,6 +209,14 @@ pub enum PlanError {
         /// Who asks.
         release: String,
     },
+    /// A criterion, a trigger, a metric or a stage cannot be carried out.
+    #[error("{key}: {message}")]
+    Gate {
+        /// Which key of plan.toml.
+        key: String,
+        /// What is wrong and what to write.
+        message: String,
+    },
     /// More hosts than one rollout takes.
     #[error("the plan selects {0} targets, one rollout takes at most 100000")]
     TooLarge(usize),
@@ -224,6 +267,9 @@ impl Plan {
                 on_unreachable: spec.on_unreachable,
                 accept_drift: spec.accept_drift,
             },
+            gating: Gating::default(),
+            blue_green: None,
+            drill: false,
             spec_digest: Self::spec_digest(spec, release),
         })
     }

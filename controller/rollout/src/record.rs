@@ -8,9 +8,11 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 use tidegate_protocol::report::{Failure, SmokeResult};
-use tidegate_protocol::{ComponentName, Digest, Generation, HostName, Intent, Phase, ReleaseRef, Target};
+use tidegate_protocol::{ComponentName, Digest, Generation, HostName, Intent, Number, Phase, ReleaseRef, Side, Target};
 
+use crate::gate::{Judgement, Observed, Verdict};
 use crate::plan::Plan;
+use crate::spec::TriggerAction;
 
 /// One line of a rollout's history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +103,126 @@ pub enum Record {
         /// The next order is above it.
         generation: Generation,
     },
+    /// The values before the first swap; comparisons use them from here on.
+    Baseline {
+        /// Sealed.
+        values: Vec<Observed>,
+    },
+    /// Values as seen, at most once per interval: for documents and `replay`.
+    Observed {
+        /// After which wave.
+        wave: usize,
+        /// Changed hosts, the worst of them, control group.
+        values: Vec<Observed>,
+    },
+    /// A gate's verdict, when it changed or decided.
+    Judged {
+        /// Which stage of the plan, from 0.
+        stage: usize,
+        /// After which wave.
+        wave: usize,
+        /// Of all that decide.
+        verdict: Verdict,
+        /// Each criterion.
+        judgements: Vec<Judgement>,
+    },
+    /// What becomes of a stage's gate.
+    Gate {
+        /// Which stage of the plan, from 0.
+        stage: usize,
+        /// After which wave.
+        wave: usize,
+        /// What.
+        step: GateStep,
+        /// Why, and who where it was a person.
+        reason: String,
+    },
+    /// A trigger's condition holds.
+    Tripped {
+        /// Which of the plan's triggers, from 0; none for a person's declaration
+        /// that the plan does not name.
+        trigger: Option<usize>,
+        /// As written.
+        when: String,
+        /// What it does.
+        action: TriggerAction,
+        /// What was seen.
+        observed: Option<Number>,
+        /// Beyond what.
+        limit: Option<Number>,
+        /// From how many samples.
+        samples: u64,
+        /// On which host, if one decided.
+        host: Option<HostName>,
+        /// One sentence.
+        reason: String,
+        /// From the arrival of the sample that tripped it to this record, milliseconds.
+        after_ms: u64,
+    },
+    /// An investigation: acknowledged, or over because its condition no longer holds.
+    Investigation {
+        /// Which of the plan's triggers.
+        trigger: usize,
+        /// What.
+        step: InvestigationStep,
+        /// Who.
+        by: Option<String>,
+    },
+    /// A person attests an item.
+    Attested {
+        /// Which.
+        item: String,
+        /// Who.
+        by: String,
+        /// What was looked at.
+        note: String,
+    },
+    /// The switch of one host was decided; it is sent after this record is durable.
+    Switch {
+        /// Where.
+        host: HostName,
+        /// Of what.
+        component: ComponentName,
+        /// The fence.
+        generation: Generation,
+        /// Forward to the new side, or back.
+        intent: Intent,
+        /// The side that shall serve.
+        to: Side,
+    },
+    /// How the switch of one host ended.
+    Switched {
+        /// Where.
+        host: HostName,
+        /// Of what.
+        component: ComponentName,
+        /// Of which order.
+        generation: Generation,
+        /// The side that serves.
+        active: Option<Side>,
+        /// Why not the ordered one.
+        failure: Option<Failure>,
+    },
+    /// The old side was told to stop: there is no way back by a switch any more.
+    Retired {
+        /// Where.
+        host: HostName,
+        /// Of what.
+        component: ComponentName,
+        /// The fence.
+        generation: Generation,
+        /// The side that is stopped.
+        side: Side,
+    },
+    /// A drill is over: how long its halves took.
+    Drilled {
+        /// Forward, verified, back, verified.
+        passed: bool,
+        /// First swap order to last confirmation, milliseconds.
+        forward_ms: u64,
+        /// First revert order to last host back, milliseconds.
+        back_ms: u64,
+    },
     /// A host that was an exception is where it should be.
     Healed {
         /// Where.
@@ -110,6 +232,38 @@ pub enum Record {
         /// What it runs now.
         release: Option<ReleaseRef>,
     },
+}
+
+/// What becomes of a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GateStep {
+    /// Observation began.
+    Opened,
+    /// Inconclusive at its end: observed for the same time once more.
+    Extended,
+    /// Inconclusive at the end of the extension: a person is asked.
+    Asked,
+    /// It holds: the next wave may open.
+    Passed,
+    /// A named person said so.
+    Overridden,
+    /// It does not hold.
+    Failed,
+    /// A source cannot be read: neither forward nor back.
+    Blind,
+    /// The source answers again.
+    Sighted,
+}
+
+/// What becomes of an investigation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InvestigationStep {
+    /// Its timer runs once more.
+    Acknowledged,
+    /// Its condition does not hold any more.
+    Cleared,
 }
 
 /// What a target ran when the rollout started.
@@ -156,8 +310,12 @@ pub enum Step {
     Preflight,
     /// Every host fetches and verifies.
     Staging,
+    /// Values are sealed before the first swap.
+    Baseline,
     /// Hosts swap, in waves.
     Swapping,
+    /// Blue-green: every side is prepared, traffic moves.
+    Switching,
 }
 
 macro_rules! words {
@@ -281,6 +439,12 @@ words! {
         Halt = "halt",
         /// Take back what was done.
         Rollback = "rollback",
+        /// Go past the present gate.
+        Promote = "promote",
+        /// Go past all gates.
+        PromoteAll = "promote-all",
+        /// Somebody looks at what is being investigated.
+        Ack = "ack",
     }
 }
 

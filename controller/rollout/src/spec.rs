@@ -54,14 +54,19 @@ pub struct Spec {
     /// Bounds.
     #[serde(default)]
     pub limits: LimitsSpec,
+    /// Rolling, big-bang, blue-green: observation after the hosts changed.
+    pub bake: Option<Span>,
+    /// Observation after everything, holding no lock.
+    pub watch: Option<Span>,
     /// How metrics are judged.
-    pub analysis: Option<toml::Table>,
+    #[serde(default)]
+    pub analysis: AnalysisSpec,
     /// Performance baseline.
     #[serde(default)]
-    pub perf: Vec<toml::Table>,
+    pub perf: Vec<PerfSpec>,
     /// Sources of metrics.
     #[serde(default)]
-    pub metrics: BTreeMap<String, toml::Table>,
+    pub metrics: BTreeMap<String, MetricSpec>,
     /// Signatures wanted.
     #[serde(default)]
     pub approval: Vec<toml::Table>,
@@ -80,9 +85,9 @@ pub struct Spec {
     #[serde(default)]
     pub risk: Vec<toml::Table>,
     /// Blue-green: the switch.
-    pub switch: Option<toml::Table>,
-    /// Blue-green: manual or automatic.
-    pub switch_mode: Option<String>,
+    pub switch: Option<SwitchSpec>,
+    /// Blue-green: manual or automatic (default: automatic).
+    pub switch_mode: Option<SwitchMode>,
     /// Blue-green: how long the old side is kept.
     pub keep_old: Option<Span>,
 }
@@ -218,6 +223,252 @@ pub struct LimitsSpec {
     pub rollback_parallel: Option<Amount>,
 }
 
+/// `[analysis]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnalysisSpec {
+    /// How long is observed before the first swap (default 5m).
+    pub baseline: Option<Span>,
+    /// What `within … of baseline` compares with while unchanged hosts exist.
+    pub compare: Option<Compare>,
+    /// Between two readings (default 15s).
+    pub interval: Option<Span>,
+    /// What an inconclusive gate leads to (default extend).
+    pub inconclusive: Option<OnInconclusive>,
+    /// What triggers look back on, at most (default 5m).
+    pub window: Option<Span>,
+    /// A person who was asked about an inconclusive gate and does not answer:
+    /// back after this (default 60m).
+    pub deadline: Option<Span>,
+    /// A source in error for so long: a person is asked (default 60m).
+    pub error_deadline: Option<Span>,
+}
+
+/// What a comparison is made with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compare {
+    /// Hosts not changed yet, while there are any; else the sealed baseline.
+    #[default]
+    Control,
+    /// The sealed baseline.
+    Before,
+}
+
+/// What an inconclusive gate leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnInconclusive {
+    /// Once more the stage's length, then pause, then back at the deadline.
+    #[default]
+    Extend,
+    /// Pause, then back at the deadline.
+    Pause,
+    /// Back at once.
+    Fail,
+}
+
+/// `[[perf]]`: Expected / Actual.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerfSpec {
+    /// For people; else the metric's name.
+    pub name: Option<String>,
+    /// Which metric.
+    pub metric: String,
+    /// At most: `"500ms"`, `"2s"`, `"0.5%"` or a number.
+    pub max: Quantity,
+    /// Fewer samples are inconclusive.
+    pub min_samples: Option<u64>,
+}
+
+/// A limit in a file: a duration, a percentage or a number.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Quantity {
+    /// `"500ms"`, `"0.5%"`.
+    Text(String),
+    /// A number.
+    Number(f64),
+}
+
+/// `[metrics.NAME]`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricSpec {
+    /// Which kind.
+    pub source: SourceKind,
+    /// probe, scrape: what the agent calls. prometheus, alertmanager: base URL.
+    pub url: Option<String>,
+    /// probe: how often, as `"10/s"` or `"60/m"` (default 1/s).
+    pub rate: Option<String>,
+    /// probe: of one request (default 5s).
+    pub timeout: Option<Span>,
+    /// scrape: the counter of bad ones.
+    pub bad: Option<String>,
+    /// scrape: the counter of all.
+    pub total: Option<String>,
+    /// scrape: a histogram's base name.
+    pub histogram: Option<String>,
+    /// scrape: one counter.
+    pub counter: Option<String>,
+    /// scrape: one gauge.
+    pub gauge: Option<String>,
+    /// prometheus: PromQL with `$hosts`.
+    pub query: Option<String>,
+    /// prometheus: PromQL for the number of samples behind the answer.
+    pub samples: Option<String>,
+    /// prometheus, exec: the unit of the answer: `ms`, `s`, `ratio`, `percent`.
+    pub unit: Option<String>,
+    /// alertmanager: matchers such as `job="shop"`.
+    #[serde(default)]
+    pub matchers: Vec<String>,
+    /// journal: texts that count as well.
+    #[serde(default)]
+    pub deny: Vec<String>,
+    /// exec: a name of `[commands]` or a file of the release, and arguments.
+    pub run: Option<Command>,
+    /// Of which component, where the plan has several.
+    pub component: Option<ComponentName>,
+    /// Fewer samples judge nothing.
+    pub min_samples: Option<u64>,
+    /// In `stable` and `no_degradation`: how much worse is allowed (`"10%"`).
+    pub tolerance: Option<String>,
+    /// In `stable` and `no_degradation`: shown, but does not decide. Default:
+    /// true for cpu and memory.
+    pub advisory: Option<bool>,
+    /// Which direction is bad (default: higher).
+    pub worse: Option<Worse>,
+}
+
+/// Which direction is bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Worse {
+    /// More is worse.
+    Higher,
+    /// Less is worse.
+    Lower,
+}
+
+/// Where a metric comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceKind {
+    /// The agent calls a URL at a rate.
+    Probe,
+    /// The agent reads the service's own Prometheus endpoint.
+    Scrape,
+    /// The controller asks a Prometheus server.
+    Prometheus,
+    /// The controller polls Alertmanager.
+    Alertmanager,
+    /// Numbers of the agents' reports.
+    Host,
+    /// The service's own messages.
+    Journal,
+    /// A command on the host.
+    Exec,
+}
+
+/// A command: a list, or one string that is split at spaces.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Command {
+    /// `"lb-switch ${side}"`.
+    Line(String),
+    /// `["bin/switch", "${side}"]`.
+    List(Vec<String>),
+}
+
+impl Command {
+    /// Program and arguments.
+    #[must_use]
+    pub fn argv(&self) -> Vec<String> {
+        match self {
+            Self::Line(line) => line.split_whitespace().map(ToString::to_string).collect(),
+            Self::List(list) => list.clone(),
+        }
+    }
+}
+
+/// `switch`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SwitchSpec {
+    /// Moves the traffic: a name of `[commands]` or a file of the release. Gets the
+    /// side as `${side}`; where neither mentions it, as its last argument.
+    pub run: Command,
+    /// What must hold then.
+    pub verify: Option<VerifySpec>,
+}
+
+/// `switch.verify`: one check, as in a smoke test, or the id of a smoke test.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum VerifySpec {
+    /// The id of one of the component's smoke tests.
+    Smoke(String),
+    /// A check of its own.
+    Check(alloc::boxed::Box<VerifyCheck>),
+}
+
+/// A check of its own; exactly one of `http`, `tcp`, `exec`, `file`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyCheck {
+    /// `{ url, status, body }`.
+    pub http: Option<HttpCheck>,
+    /// `{ address }`.
+    pub tcp: Option<TcpCheck>,
+    /// `{ run }`.
+    pub exec: Option<ExecCheck>,
+    /// Of one attempt (default 5s).
+    pub timeout: Option<Span>,
+    /// Attempts go on this long (default 10s).
+    pub retry_for: Option<Span>,
+}
+
+/// `http = { … }`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpCheck {
+    /// What is called.
+    pub url: String,
+    /// The status wanted (default 200).
+    pub status: Option<u16>,
+    /// A text the body must contain.
+    pub body: Option<String>,
+}
+
+/// `tcp = { … }`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TcpCheck {
+    /// `HOST:PORT`.
+    pub address: String,
+}
+
+/// `exec = { … }`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecCheck {
+    /// Exit 0 passes.
+    pub run: Command,
+}
+
+/// Who moves the traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SwitchMode {
+    /// `rollout promote`.
+    Manual,
+    /// The gate on the idle sides.
+    #[default]
+    #[serde(alias = "automatic")]
+    Auto,
+}
+
 /// A plan that does not read, or asks for what cannot be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
@@ -266,7 +517,6 @@ impl Spec {
             Strategy::BigBang if matches!(self.batch, Some(Amount::Percent(_))) => {
                 return bad("batch", "with strategy \"big-bang\" it is max_hosts, a whole number");
             }
-            Strategy::Canary | Strategy::BlueGreen => return bad("strategy", "this version carries out \"rolling\" and \"big-bang\""),
             _ => {}
         }
         if self.batch == Some(Amount::Count(0))
@@ -277,18 +527,9 @@ impl Spec {
         }
         // What would change what happens to a host must not be read and ignored.
         let unsupported = [
-            ("stage", !self.stage.is_empty()),
-            ("rollback", !self.rollback.is_empty()),
-            ("success", !self.success.is_empty()),
-            ("metrics", !self.metrics.is_empty()),
-            ("perf", !self.perf.is_empty()),
-            ("analysis", self.analysis.is_some()),
             ("approval", !self.approval.is_empty()),
             ("window", !self.window.is_empty()),
             ("notify", !self.notify.is_empty()),
-            ("switch", self.switch.is_some()),
-            ("switch_mode", self.switch_mode.is_some()),
-            ("keep_old", self.keep_old.is_some()),
             ("late_hosts", self.late_hosts == Some(LateHosts::Auto)),
         ];
         if let Some((key, _)) = unsupported.iter().find(|(_, used)| *used) {
@@ -338,7 +579,7 @@ mod tests {
                 assert!(message.contains(part), "{part:?} not in {message}");
             }
         }
-        for (extra, key) in [("[[stage]]\nname=\"x\"\npercent=5\n", "stage"), ("[[approval]]\nrole=\"cab\"\n", "approval")] {
+        for (extra, key) in [("[[approval]]\nrole=\"cab\"\n", "approval")] {
             let message = Spec::parse(&alloc::format!("{GOOD}{extra}"), "plan.toml").unwrap_err().to_string();
             assert!(message.contains(key), "{message}");
         }

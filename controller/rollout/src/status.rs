@@ -301,7 +301,9 @@ pub fn describe(record: &Record) -> (Option<HostName>, Option<ComponentName>, St
             match step {
                 Step::Preflight => "preflight of every host",
                 Step::Staging => "staging on every host",
+                Step::Baseline => "values are sealed before the first swap",
                 Step::Swapping => "every host is staged: hosts swap",
+                Step::Switching => "every side is prepared: traffic moves",
             }
             .to_string(),
         ),
@@ -329,6 +331,7 @@ pub fn describe(record: &Record) -> (Option<HostName>, Option<ComponentName>, St
         Record::Fenced { host, component, generation } => {
             (Some(host.clone()), Some(component.clone()), format!("a refused rollout used generation {generation} since"))
         }
+        Record::Baseline { .. } | Record::Observed { .. } | Record::Judged { .. } | Record::Gate { .. } | Record::Tripped { .. } | Record::Investigation { .. } | Record::Attested { .. } | Record::Switch { .. } | Record::Switched { .. } | Record::Retired { .. } | Record::Drilled { .. } => (None, None, String::new()),
         Record::Returned => (None, None, "the controller came back and goes on".to_string()),
         Record::Healed { host, component, release } => {
             let on = release.as_ref().map_or_else(|| "nothing".to_string(), |r| r.id.to_string());

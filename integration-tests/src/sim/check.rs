@@ -165,6 +165,18 @@ impl Check {
         }
         match record {
             Record::Started { .. } | Record::Step { .. } | Record::Returned | Record::Fenced { .. } | Record::Healed { .. } => {}
+            // Gates and sides have checks of their own, in the rollout crate.
+            Record::Baseline { .. }
+            | Record::Observed { .. }
+            | Record::Judged { .. }
+            | Record::Gate { .. }
+            | Record::Tripped { .. }
+            | Record::Investigation { .. }
+            | Record::Attested { .. }
+            | Record::Switch { .. }
+            | Record::Switched { .. }
+            | Record::Retired { .. }
+            | Record::Drilled { .. } => {}
             Record::Found { origin } => {
                 let target = position(world, &origin.host, &origin.component).and_then(|at| model.targets.get_mut(&at));
                 if let Some(target) = target {

@@ -138,6 +138,7 @@ impl Sim {
                 settled: report.progress.is_final(),
                 running_sha256: report.running.as_ref().and_then(|r| r.sha256),
                 tree_sha256: report.tree_sha256,
+                sides: None,
             };
             host.components.insert(report.component.clone(), component);
         }
@@ -171,6 +172,8 @@ impl Sim {
                     }
                     self.ctl.queue.push_back(Out::Append(run, at, record));
                 }
+                // Simulated hosts measure nothing and have no sides.
+                Action::Watch(_) | Action::SendSide(..) | Action::SendSwitch(..) => {}
                 Action::Send(host, assignment) => {
                     let Some(h) = self.world.hosts.iter().position(|n| *n == host) else { continue };
                     if self.mutant == Some(Mutant::SendsFirst) {

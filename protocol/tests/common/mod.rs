@@ -34,8 +34,8 @@ macro_rules! variants {
 }
 
 variants! {
-    ToController { Hello, Report }
-    ToAgent { Welcome, Refused, Assign, Labels }
+    ToController { Hello, Report, Samples, Sides }
+    ToAgent { Welcome, Refused, Assign, Labels, Watch, AssignSide, Switch }
     FetchHeader { File, Missing }
     EnrollReply { Granted, Refused }
     Phase { Preflight, Stage, Cancel, Swap, Confirm }

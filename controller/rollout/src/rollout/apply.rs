@@ -163,7 +163,7 @@ impl Rollout {
             Record::Said { verb, by, reason } => match verb {
                 Verb::Halt => self.halting = Some(reason.clone()),
                 Verb::Pause => self.paused_by = Some(by.clone()),
-                Verb::Resume | Verb::Rollback => {}
+                _ => {}
             },
             Record::Found { origin } => {
                 if let Some(run) = self.at(&origin.host, &origin.component).and_then(|i| self.targets.get_mut(i)) {
@@ -176,6 +176,7 @@ impl Rollout {
                 }
             }
             Record::Returned => self.returned_at = Some(at),
+            _ => {}
         }
     }
 }

@@ -72,7 +72,7 @@ impl Rollout {
         match self.step {
             Step::Preflight => self.preflight(now),
             Step::Staging => self.staging(now),
-            Step::Swapping => self.admit(now),
+            Step::Baseline | Step::Swapping | Step::Switching => self.admit(now),
         }
     }
 

@@ -16,11 +16,13 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use tidegate_protocol::report::{Failure, Progress};
+use tidegate_protocol::report::{Failure, HostFacts, Progress};
 use tidegate_protocol::{
-    Assignment, ComponentName, ComponentReport, Generation, HostName, Intent, Millis, Phase, ReleaseRef, RolloutId, Timestamp,
+    Assignment, ComponentName, ComponentReport, Generation, HostName, Intent, Millis, Phase, ReleaseRef, RolloutId, Samples,
+    SideAssignment, SidesReport, SwitchOrder, Timestamp, Watch,
 };
 
+use crate::gate::Group;
 use crate::plan::Plan;
 use crate::record::{Origin, Record, RolloutState, Seen, Step, TargetState, Verb};
 
@@ -44,6 +46,61 @@ pub enum Action {
     Append(Record),
     /// Tell the host, if it is connected; a reconnect asks [`Rollout::assignments`].
     Send(HostName, Assignment),
+    /// The same for one side of a component; a reconnect asks [`Rollout::sides`].
+    SendSide(HostName, SideAssignment),
+    /// The same for a switch; a reconnect asks [`Rollout::switches`].
+    SendSwitch(HostName, SwitchOrder),
+    /// What this rollout wants measured on the host changed: tell it all of its
+    /// [`Rollout::watches`], those of other rollouts included.
+    Watch(HostName),
+}
+
+/// What the driver fetches for this rollout, every [`Fetch::every`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// Key of the plan's metrics; said back in [`Event::Fetched`].
+    pub metric: String,
+    /// Of whom; said back.
+    pub group: Group,
+    /// From where.
+    pub from: FetchFrom,
+    /// Between two fetches.
+    pub every: Millis,
+}
+
+/// Where something is fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FetchFrom {
+    /// Instant queries; `$hosts` is bound already.
+    Prometheus {
+        /// Base URL.
+        url: String,
+        /// Its answer is the value.
+        query: String,
+        /// Its answer is the number of samples behind it.
+        samples: Option<String>,
+    },
+    /// The number of alerts that fire, silenced and inhibited ones left out.
+    Alertmanager {
+        /// Base URL.
+        url: String,
+        /// All must match.
+        matchers: Vec<String>,
+    },
+}
+
+/// What a fetch brought.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fetched {
+    /// One number, and how many samples it rests on, if that was asked.
+    Value {
+        /// As answered.
+        value: f64,
+        /// If asked.
+        samples: Option<u64>,
+    },
+    /// Alerts that fire: fingerprint → `name (labels): summary`.
+    Alerts(BTreeMap<String, String>),
 }
 
 /// What the machine reacts to, besides time passing.
@@ -51,6 +108,41 @@ pub enum Action {
 pub enum Event<'a> {
     /// A host's component as just reported.
     Report(&'a HostName, &'a ComponentReport),
+    /// A host's sides as just reported.
+    Sides(&'a HostName, &'a SidesReport),
+    /// The machine's own numbers, as just reported.
+    Facts(&'a HostName, &'a HostFacts),
+    /// What a host measured, as just reported.
+    Samples(&'a HostName, &'a Samples),
+    /// A fetch ended; the error is one sentence.
+    Fetched {
+        /// As in the [`Fetch`].
+        metric: &'a str,
+        /// As in the [`Fetch`].
+        group: Group,
+        /// What it brought.
+        result: Result<&'a Fetched, &'a str>,
+    },
+    /// A person declares that something happened.
+    Declared {
+        /// `data-corruption`, `security-incident`, or what the plan names.
+        what: &'a str,
+        /// Who.
+        by: &'a str,
+        /// What they saw.
+        reason: &'a str,
+    },
+    /// A person attests an item of a stage.
+    Attested {
+        /// Which.
+        item: &'a str,
+        /// Who.
+        by: &'a str,
+        /// What they looked at.
+        note: &'a str,
+    },
+    /// A newer rollout takes over what this one only watches.
+    Superseded(&'a RolloutId),
     /// A host came into contact, or was lost.
     Contact(&'a HostName, bool),
     /// A person's word.
@@ -240,6 +332,7 @@ impl Rollout {
                 self.staging_moved_at = now;
                 self.step_since = now;
             }
+            Event::Sides(..) | Event::Facts(..) | Event::Samples(..) | Event::Fetched { .. } | Event::Declared { .. } | Event::Attested { .. } | Event::Superseded(_) => {}
             Event::Timeout => {}
         }
         if deadlines {
@@ -269,7 +362,39 @@ impl Rollout {
         of_host.filter_map(|at| self.assignment(at)).collect()
     }
 
-    /// Not ended: it holds its locks.
+    /// The standing assignments of a host's sides: said again at every hello.
+    #[must_use]
+    pub fn sides(&self, _host: &HostName) -> Vec<SideAssignment> {
+        Vec::new()
+    }
+
+    /// The standing switch orders of a host: said again at every hello.
+    #[must_use]
+    pub fn switches(&self, _host: &HostName) -> Vec<SwitchOrder> {
+        Vec::new()
+    }
+
+    /// What this rollout wants measured on a host now: said again at every hello,
+    /// together with that of others.
+    #[must_use]
+    pub fn watches(&self, _host: &HostName) -> Vec<Watch> {
+        Vec::new()
+    }
+
+    /// What the driver fetches now. Asked again after every event.
+    #[must_use]
+    pub fn fetches(&self) -> Vec<Fetch> {
+        Vec::new()
+    }
+
+    /// It holds its targets: no other rollout may touch them. One that only
+    /// watches does not, and is told of its successor by [`Event::Superseded`].
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.is_live() && self.state != RolloutState::Watching
+    }
+
+    /// Not ended.
     #[must_use]
     pub const fn is_live(&self) -> bool {
         !self.state.is_terminal()
