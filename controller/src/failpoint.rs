@@ -5,7 +5,7 @@
 //! so that what is tested is what ships.
 //!
 //! Points of the controller, with KIND a journal record's kind (`started`,
-//! `state`, `step`, `host`, `said`, `returned`, `healed`), or for orders
+//! `state`, `step`, `host`, `said`, `returned`, `gate`, `tripped`, …), or for orders
 //! `ordered-PHASE` going forward and `ordered-back-PHASE` going back (PHASE:
 //! `preflight`, `stage`, `cancel`, `swap`, `confirm`):
 //! - `controller.append.before.KIND`: decided, not in the journal
@@ -90,6 +90,17 @@ pub fn kind(record: &Record) -> String {
         Record::Found { .. } => "found".into(),
         Record::Fenced { .. } => "fenced".into(),
         Record::Healed { .. } => "healed".into(),
+        Record::Baseline { .. } => "baseline".into(),
+        Record::Observed { .. } => "observed".into(),
+        Record::Judged { .. } => "judged".into(),
+        Record::Gate { .. } => "gate".into(),
+        Record::Tripped { .. } => "tripped".into(),
+        Record::Investigation { .. } => "investigation".into(),
+        Record::Attested { .. } => "attested".into(),
+        Record::Switch { .. } => "switch".into(),
+        Record::Switched { .. } => "switched".into(),
+        Record::Retired { .. } => "retired".into(),
+        Record::Drilled { .. } => "drilled".into(),
     }
 }
 

@@ -150,6 +150,7 @@ impl Sessions {
                     let input = Input::Report { host: host.clone(), session, report: Box::new(report) };
                     self.core.send(input).await.map_err(|_| Ended::Stopping)?;
                 }
+                Some(ToController::Samples(_) | ToController::Sides(_)) => {}
                 Some(ToController::Hello { .. }) => return Err(Ended::SecondHello),
                 None => return Err(Ended::Finished),
             }

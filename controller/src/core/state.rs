@@ -302,6 +302,7 @@ impl State {
                         outcome.records.push(NewRecord { rollout: id.clone(), at: now, record });
                     }
                     Action::Send(host, assignment) => outcome.sends.push((host, assignment)),
+                    Action::SendSide(..) | Action::SendSwitch(..) | Action::Watch(_) => {}
                 }
             }
         }
