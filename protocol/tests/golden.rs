@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tidegate_protocol::codec::{PREFIX_BYTES, decode, encode, frame_len};
 use tidegate_protocol::limits::CONTROL_FRAME_BYTES_MAX;
 use tidegate_protocol::message::{ToAgent, ToController};
+use tidegate_protocol::metric::Source;
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -93,10 +94,37 @@ fn every_variant_has_an_example() {
     covered(assignments().map(|a| &a.target));
 
     for (_, message) in &up {
-        let (ToController::Hello { report, .. } | ToController::Report(report)) = message;
+        let (ToController::Hello { report, .. } | ToController::Report(report)) = message else { continue };
         covered(report.components.iter().map(|c| &c.progress));
         covered(report.components.iter().filter_map(|c| c.failure.as_ref()).map(|f| &f.cause));
         covered(report.components.iter().map(|c| &c.service));
         covered(report.components.iter().flat_map(|c| &c.smoke).map(|s| &s.status));
     }
+}
+
+#[test]
+fn every_variant_of_watches_samples_and_sides_has_an_example() {
+    let (up, down) = (common::to_controller(), common::to_agent());
+    let watches: Vec<_> = down.iter().filter_map(|(_, m)| if let ToAgent::Watch(w) = m { Some(w) } else { None }).flatten().collect();
+    let sources = || watches.iter().flat_map(|w| &w.observers).map(|o| &o.source);
+    covered(watches.iter().filter_map(|w| w.side.as_ref()));
+    covered(sources());
+    covered(sources().filter_map(|s| if let Source::Probe { read, .. } = s { Some(read) } else { None }));
+    covered(sources().filter_map(|s| if let Source::Scrape { read, .. } = s { Some(read) } else { None }));
+    covered(sources().filter_map(|s| if let Source::Journal { what, .. } = s { Some(what) } else { None }));
+
+    let samples: Vec<_> = up.iter().filter_map(|(_, m)| if let ToController::Samples(s) = m { Some(s) } else { None }).flatten().collect();
+    covered(samples.iter().filter_map(|s| s.side.as_ref()));
+    covered(samples.iter().flat_map(|s| &s.readings).map(|r| &r.reading));
+
+    let sides: Vec<_> = up.iter().filter_map(|(_, m)| if let ToController::Sides(s) = m { Some(s) } else { None }).flatten().collect();
+    covered(sides.iter().map(|s| &s.progress));
+    covered(sides.iter().filter_map(|s| s.active.as_ref()));
+    covered(sides.iter().flat_map(|s| &s.sides).map(|s| &s.side));
+
+    covered(down.iter().filter_map(|(_, m)| if let ToAgent::AssignSide(a) = m { Some(&a.side) } else { None }));
+    let switches = || down.iter().filter_map(|(_, m)| if let ToAgent::Switch(s) = m { Some(s) } else { None });
+    covered(switches().map(|s| &s.to));
+    covered(switches().filter_map(|s| s.verify.as_ref()).map(|v| &v.check));
+    covered(switches().filter_map(|s| s.verify.as_ref()).map(|v| &v.suite));
 }

@@ -13,6 +13,7 @@ use tidegate_protocol::Report;
 use tidegate_protocol::codec::{CodecError, PREFIX_BYTES, decode, encode, frame_len};
 use tidegate_protocol::limits::CONTROL_FRAME_BYTES_MAX as MAX;
 use tidegate_protocol::message::{EnrollReply, EnrollRequest, FetchHeader, FetchRequest, ToAgent, ToController};
+use tidegate_protocol::metric::{Number, Reading};
 
 trait Wire: Serialize + DeserializeOwned + PartialEq + Debug {}
 impl<T: Serialize + DeserializeOwned + PartialEq + Debug> Wire for T {}
@@ -106,14 +107,20 @@ fn a_claimed_count_makes_no_memory() {
     let before = peak_kib();
     for count in [1 << 16, 1 << 20, 60 << 20, 1 << 32, 1 << 40, u64::MAX] {
         // FetchRequest.digests, EnrollRequest.secret, EnrollReply::Refused.reason,
-        // ToAgent::Labels, and after a valid start ToController::Report.components.
+        // ToAgent::Labels and Watch, ToController::Samples and Sides, and after a valid start ToController::Report.components.
         let digests = [claim(count), filler.clone()].concat();
         assert_eq!(decode::<FetchRequest>(&digests), Err(CodecError::Malformed), "{count}");
         assert_eq!(decode::<EnrollRequest>(&digests), Err(CodecError::Malformed), "{count}");
         let reason = [vec![1], digests.clone()].concat();
         assert_eq!(decode::<EnrollReply>(&reason), Err(CodecError::Malformed), "{count}");
-        let labels = [vec![3], digests.clone()].concat();
-        assert_eq!(decode::<ToAgent>(&labels), Err(CodecError::Malformed), "{count}");
+        for tag in [3, 4] {
+            let list = [vec![tag], digests.clone()].concat();
+            assert_eq!(decode::<ToAgent>(&list), Err(CodecError::Malformed), "{count}");
+        }
+        for tag in [2, 3] {
+            let list = [vec![tag], digests.clone()].concat();
+            assert_eq!(decode::<ToController>(&list), Err(CodecError::Malformed), "{count}");
+        }
         let mut report = body(&ToController::Report(Report { sequence: 1, host: Default::default(), components: Vec::new() }));
         assert_eq!(report.pop(), Some(0), "the count of components stands last");
         assert_eq!(decode::<ToController>(&[report, digests].concat()), Err(CodecError::Malformed), "{count}");
@@ -136,11 +143,23 @@ proptest! {
 
     /// A piece of a real message replaced by noise.
     #[test]
-    fn messages_with_noise_never_panic(at in any::<proptest::sample::Index>(), noise in proptest::collection::vec(any::<u8>(), 1..40), which in 0usize..2) {
+    fn messages_with_noise_never_panic(at in any::<proptest::sample::Index>(), noise in proptest::collection::vec(any::<u8>(), 1..40), which in 0usize..4) {
         let mut bytes = body(&common::to_controller().swap_remove(which).1);
         let at = at.index(bytes.len());
         let end = (at + noise.len()).min(bytes.len());
         bytes.splice(at..end, noise);
         decode_as_everything(&bytes);
+    }
+}
+
+#[test]
+fn only_finite_numbers_come_off_the_wire() {
+    let gauge = |value: f64| Reading::Gauge(Number::new(value).unwrap());
+    let good = body(&gauge(1.5));
+    let at = good.windows(8).position(|window| window == 1.5f64.to_le_bytes()).unwrap();
+    for bad in [f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let mut bytes = good.clone();
+        bytes[at..at + 8].copy_from_slice(&bad.to_le_bytes());
+        assert_eq!(decode::<Reading>(&bytes), Err(CodecError::Malformed), "{bad}");
     }
 }

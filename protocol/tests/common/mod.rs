@@ -5,7 +5,10 @@
 use std::collections::BTreeMap;
 
 use tidegate_protocol::message::{EnrollReply, EnrollRequest, FetchHeader, FetchRequest, ToAgent, ToController, VersionRange};
+use tidegate_protocol::metric::{JournalWhat, MetricReading, Number, Observer, ProbeRead, Reading, Samples, ScrapeRead, Source, Watch};
+use tidegate_protocol::release::{Smoke, SmokeCheck, Suite};
 use tidegate_protocol::report::{AgentFacts, Failure, HostFacts, Running, ServiceState, SmokeResult, SmokeStatus};
+use tidegate_protocol::side::{Side, SideAssignment, SideReport, SidesReport, SwitchOrder, SwitchProgress};
 use tidegate_protocol::{
     Assignment, Cause, ComponentReport, Digest, Generation, Intent, Millis, Phase, Progress, ReleaseRef, Report, Target,
 };
@@ -45,6 +48,15 @@ variants! {
     Cause { Smoke, StartFailed, LeaseExpired, CrashLoop, Unreachable, Verify, Policy, Disk, Drifted, Timeout, Trigger }
     ServiceState { Absent, Running, Stopped, Drifted }
     SmokeStatus { Pass, Fail, Skipped }
+    Source { Probe, Scrape, Journal, Exec, Smoke }
+    ProbeRead { Errors, Latency }
+    ScrapeRead { Ratio, Histogram, Counter, Gauge }
+    JournalWhat { Critical, NewErrors, Security }
+    Reading { Ratio, Histogram, Count, Gauge, Failed }
+    Side { Blue, Green }
+    SwitchProgress { None, Switching, Switched, Failed, Stuck }
+    Suite { Critical, Integration }
+    SmokeCheck { Http, Tcp, Exec, Systemd, Journal, File }
 }
 
 const PROGRESS: [Progress; 13] = [
@@ -162,6 +174,113 @@ fn assignment(phase: Phase, intent: Intent, target: Target) -> Assignment {
     }
 }
 
+fn text(text: &str) -> String {
+    text.to_owned()
+}
+
+/// Every source, with every read of it.
+fn sources() -> Vec<Source> {
+    let probe =
+        |read| Source::Probe { url: text("http://127.0.0.1:${var.port}/healthz"), per_minute: 600, timeout: Millis::from_secs(2), read };
+    let scrape = |read| Source::Scrape { url: text("http://127.0.0.1:9100/metrics"), read };
+    let journal = |what, patterns: &[&str]| Source::Journal { what, patterns: patterns.iter().map(|p| text(p)).collect() };
+    let bad = text("http_requests_total{code=~\"5..\"}");
+    vec![
+        probe(ProbeRead::Errors),
+        probe(ProbeRead::Latency),
+        scrape(ScrapeRead::Ratio { bad, total: text("http_requests_total") }),
+        scrape(ScrapeRead::Histogram { name: text("http_request_duration_seconds") }),
+        scrape(ScrapeRead::Counter { series: text("jobs_failed_total") }),
+        scrape(ScrapeRead::Gauge { series: text("queue_length{queue!=\"mail\"}") }),
+        journal(JournalWhat::Critical, &["panic", "FATAL"]),
+        journal(JournalWhat::NewErrors, &[]),
+        journal(JournalWhat::Security, &["token replayed"]),
+        Source::Exec { run: vec![text("bin/depth"), text("${side}")] },
+        Source::Smoke,
+    ]
+}
+
+fn watches() -> Vec<Watch> {
+    let watch = |component: &str, side, observers| Watch {
+        component: component.parse().unwrap(),
+        rollout: "r-20261123-1".parse().unwrap(),
+        side,
+        every: Millis::from_secs(5),
+        observers,
+    };
+    let observers = sources().into_iter().enumerate().map(|(i, source)| Observer { metric: format!("metric_{i}"), source }).collect();
+    vec![watch("api", None, observers), watch("web", Some(Side::Blue), Vec::new()), watch("web", Some(Side::Green), Vec::new())]
+}
+
+fn samples() -> Vec<Samples> {
+    let readings = [
+        (Reading::Ratio { bad: 3, total: 70_000 }, Some(text("GET http://127.0.0.1:8080/ → 503"))),
+        (Reading::Histogram { bounds_us: vec![250, 500, 1_000, 60_000_000], counts: vec![0, 12, 300, 7, 1] }, None),
+        (Reading::Count(1), Some(text("FATAL: no disk"))),
+        // Not zero, which has two spellings that are equal.
+        (Reading::Gauge(Number::new(-0.125).unwrap()), None),
+        (Reading::Failed, Some(text("not installed yet"))),
+    ];
+    let readings = readings.into_iter().enumerate().map(|(i, (reading, note))| MetricReading {
+        metric: format!("metric_{i}"),
+        since_unix_ms: 1_700_000_000_000,
+        reading,
+        note,
+    });
+    let empty = |side| Samples { component: "web".parse().unwrap(), side: Some(side), readings: Vec::new() };
+    vec![Samples { component: "api".parse().unwrap(), side: None, readings: readings.collect() }, empty(Side::Blue), empty(Side::Green)]
+}
+
+/// Every progress of a switch, and both sides of every `Option`.
+fn sides() -> Vec<SidesReport> {
+    let side = |side| SideReport { side, report: components().swap_remove(usize::from(side == Side::Green)) };
+    let of = |progress, active: Option<Side>, failure: Option<&str>, sides: Vec<SideReport>| SidesReport {
+        component: "web".parse().unwrap(),
+        active,
+        generation: Generation::new(1, 44),
+        progress,
+        failure: failure.map(|message| Failure { cause: Cause::Smoke, message: text(message) }),
+        sides,
+    };
+    vec![
+        of(SwitchProgress::None, None, None, Vec::new()),
+        of(SwitchProgress::Switching, Some(Side::Blue), None, vec![side(Side::Blue)]),
+        of(SwitchProgress::Switched, Some(Side::Green), None, vec![side(Side::Blue), side(Side::Green)]),
+        of(SwitchProgress::Failed, Some(Side::Blue), Some("GET / → 502, 200 wanted"), Vec::new()),
+        of(SwitchProgress::Stuck, Some(Side::Blue), Some("lb-switch → exit code 3"), Vec::new()),
+    ]
+}
+
+/// Without a verification, and with each kind of it.
+fn switches() -> Vec<SwitchOrder> {
+    let checks = [
+        SmokeCheck::Http { url: text("http://127.0.0.1/"), status: 200, body: Some(text("Welcome")) },
+        SmokeCheck::Tcp { address: text("127.0.0.1:80") },
+        SmokeCheck::Exec { run: vec![text("bin/verify"), text("${side}")] },
+        SmokeCheck::Systemd { max_restarts: 1 },
+        SmokeCheck::Journal { deny: vec![text("FATAL")], watch: Millis::from_secs(3) },
+        SmokeCheck::File { path: text("etc/active"), sha256: digest("active") },
+    ];
+    let smokes = checks.into_iter().enumerate().map(|(i, check)| Smoke {
+        id: format!("SW-{i}"),
+        name: text("The front shows it"),
+        suite: if i == 0 { Suite::Critical } else { Suite::Integration },
+        check,
+        timeout: Millis::from_secs(2),
+        retry_for: Millis::from_secs(10),
+    });
+    let order = |(i, verify): (usize, Option<Smoke>)| SwitchOrder {
+        generation: Generation::new(1, 44),
+        component: "web".parse().unwrap(),
+        rollout: "r-20261123-1".parse().unwrap(),
+        to: Side::ALL[i % 2],
+        release: release("shop@2.1.0"),
+        run: vec![text("lb-switch"), text("${side}")],
+        verify,
+    };
+    std::iter::once(None).chain(smokes.map(Some)).enumerate().map(order).collect()
+}
+
 /// `(file name, message)`.
 pub type Examples<T> = Vec<(String, T)>;
 
@@ -175,6 +294,8 @@ pub fn to_controller() -> Examples<ToController> {
     vec![
         ("to-controller.hello".into(), ToController::Hello { versions: VersionRange { min: 1, max: 1 }, agent, report: report() }),
         ("to-controller.report".into(), ToController::Report(report())),
+        ("to-controller.samples".into(), ToController::Samples(samples())),
+        ("to-controller.sides".into(), ToController::Sides(sides())),
     ]
 }
 
@@ -186,7 +307,17 @@ pub fn to_agent() -> Examples<ToAgent> {
         ),
         ("to-agent.refused".into(), ToAgent::Refused { reason: "web-1 is revoked; enroll it again".into() }),
         ("to-agent.labels".into(), ToAgent::Labels(labels())),
+        ("to-agent.watch".into(), ToAgent::Watch(watches())),
+        ("to-agent.watch.none".into(), ToAgent::Watch(Vec::new())),
     ];
+    for (side, phase) in [(Side::Blue, Phase::Stage), (Side::Green, Phase::Swap)] {
+        let assignment = assignment(phase, Intent::Forward, Target::Release(release("shop@2.1.0")));
+        all.push((format!("to-agent.assign-side.{side}"), ToAgent::AssignSide(SideAssignment { side, assignment })));
+    }
+    for order in switches() {
+        let verify = order.verify.as_ref().map_or("none".into(), |smoke| smoke.check.variant().to_lowercase());
+        all.push((format!("to-agent.switch.{verify}"), ToAgent::Switch(order)));
+    }
     for phase in [Phase::Preflight, Phase::Stage, Phase::Cancel, Phase::Swap, Phase::Confirm] {
         for intent in [Intent::Forward, Intent::Back] {
             for target in [Target::Release(release("shop@2.1.0")), Target::Absent] {
