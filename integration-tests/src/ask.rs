@@ -171,6 +171,74 @@ impl Operator {
         self.json(&["rollout", "status", id])
     }
 
+    /// `rollout events ID`, oldest first.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn events(&self, id: &str) -> anyhow::Result<Vec<Value>> {
+        match self.json(&["rollout", "events", id])? {
+            Value::Array(events) => Ok(events),
+            other => bail!("events are no list: {other}"),
+        }
+    }
+
+    /// A person's word about a rollout that must be heard: `rollout VERB ID ARGS`.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn say(&self, verb: &str, id: &str, args: &[&str]) -> anyhow::Result<Output> {
+        let words: Vec<&str> = ["rollout", verb, id].into_iter().chain(args.iter().copied()).collect();
+        self.cli(&words)?.expect_code(0)
+    }
+
+    /// `rollout promote ID`.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn promote(&self, id: &str, reason: &str) -> anyhow::Result<Output> {
+        self.say("promote", id, &["--reason", reason])
+    }
+
+    /// `rollout promote ID --all`.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn promote_all(&self, id: &str, reason: &str) -> anyhow::Result<Output> {
+        self.say("promote", id, &["--all", "--reason", reason])
+    }
+
+    /// `rollout ack ID`.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn ack(&self, id: &str) -> anyhow::Result<Output> {
+        self.say("ack", id, &[])
+    }
+
+    /// `rollout declare ID WHAT`.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn declare(&self, id: &str, what: &str, reason: &str) -> anyhow::Result<Output> {
+        self.say("declare", id, &[what, "--reason", reason])
+    }
+
+    /// `rollout attest ID`.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn attest(&self, id: &str, item: &str, note: &str) -> anyhow::Result<Output> {
+        self.say("attest", id, &["--item", item, "--note", note])
+    }
+
+    /// `rollout wait ID --for STATES`, to its end.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn wait(&self, id: &str, states: &str) -> anyhow::Result<Output> {
+        self.cli(&["rollout", "wait", id, "--for", states, "--timeout", "120s"])
+    }
+
     /// The id of the newest rollout.
     ///
     /// # Errors

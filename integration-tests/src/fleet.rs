@@ -48,6 +48,10 @@ pub struct Host {
     pub port: u16,
     /// `${var.port2}`, for a second component.
     pub port2: u16,
+    /// `${var.front}`, for what passes traffic on to sides.
+    pub front: u16,
+    /// `${var.control}`: what the demo service looks at while it runs.
+    pub control: PathBuf,
     process: Option<Process>,
 }
 
@@ -56,6 +60,24 @@ impl Host {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    /// Tells the demo service on this host something, in lines of its control file.
+    ///
+    /// # Errors
+    /// The disk says no.
+    pub fn tell(&self, lines: &str) -> anyhow::Result<()> {
+        // Renamed when complete, so that it is never half read.
+        let half = self.control.with_extension("half");
+        fs::write(&half, lines)
+            .and_then(|()| fs::rename(&half, &self.control))
+            .with_context(|| format!("writing {}", self.control.display()))
+    }
+
+    /// What the supervised service wrote of the component `api`, all releases.
+    #[must_use]
+    pub fn service_log(&self) -> String {
+        fs::read_to_string(self.dir.join("state/logs/api.log")).unwrap_or_default()
     }
 
     /// The agent's log.
@@ -322,7 +344,8 @@ impl Fleet {
         for number in 1..=count {
             let name = format!("h{number}");
             let dir = self.dir.join(&name);
-            let host = Host { name, dir, port: free_port()?, port2: free_port()?, process: None };
+            let control = self.scratch().join(format!("{name}.control"));
+            let host = Host { name, dir, port: free_port()?, port2: free_port()?, front: free_port()?, control, process: None };
             let token = tokens.get(&labels(number)).map(|(token, _)| token.clone()).unwrap_or_default();
             waiting.push((self.enroll_command(&host, &token)?, host.name.clone()));
             self.hosts.push(host);
@@ -366,8 +389,21 @@ impl Fleet {
             "--name",
             &host.name,
         ]);
-        command.arg("--var").arg(format!("port={}", host.port)).arg("--var").arg(format!("port2={}", host.port2));
-        command.arg("--var").arg(format!("scratch={}", self.scratch().display()));
+        let (scratch, control) = (self.scratch().display().to_string(), host.control.display().to_string());
+        let (port, port2, front) = (host.port.to_string(), host.port2.to_string(), host.front.to_string());
+        let vars = [
+            ("port", &port),
+            ("port2", &port2),
+            // Of a component with sides.
+            ("port_blue", &port),
+            ("port_green", &port2),
+            ("front", &front),
+            ("scratch", &scratch),
+            ("control", &control),
+        ];
+        for (name, value) in vars {
+            command.arg("--var").arg(format!("{name}={value}"));
+        }
         command.current_dir(&self.dir);
         Ok(command)
     }
@@ -399,6 +435,26 @@ impl Fleet {
     /// It does not run.
     pub fn kill_agent(&mut self, index: usize) -> anyhow::Result<()> {
         self.take_agent(index)?.kill()
+    }
+
+    /// Puts lines at the end of an agent's agent.toml; it must not run.
+    ///
+    /// # Errors
+    /// The disk says no.
+    pub fn add_policy(&mut self, index: usize, lines: &str) -> anyhow::Result<()> {
+        let host = self.hosts.get(index).context("no such host")?;
+        ensure!(host.process.is_none(), "the agent of {} runs", host.name);
+        let file = host.dir.join("agent.toml");
+        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        fs::write(&file, format!("{text}\n{lines}")).with_context(|| format!("writing {}", file.display()))
+    }
+
+    /// Tells the demo service on every host the same.
+    ///
+    /// # Errors
+    /// The disk says no.
+    pub fn tell_all(&self, lines: &str) -> anyhow::Result<()> {
+        self.hosts.iter().try_for_each(|host| host.tell(lines))
     }
 
     /// Ends an agent as an operator would.

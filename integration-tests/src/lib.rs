@@ -10,6 +10,7 @@ pub mod bench;
 pub mod bins;
 pub mod client;
 pub mod fleet;
+pub mod load;
 pub mod logs;
 pub mod nspawn;
 pub mod output;
@@ -19,6 +20,7 @@ pub mod process;
 pub mod release;
 pub mod shape;
 pub mod sim;
+pub mod tools;
 pub mod wait;
 
 pub use fleet::{Fleet, FleetBuilder};

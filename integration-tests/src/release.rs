@@ -49,6 +49,13 @@ impl Component {
         self
     }
 
+    /// Looks at `${var.control}` while it runs.
+    #[must_use]
+    pub fn controlled(mut self) -> Self {
+        self.service = self.service.replace(r#""${var.port}""#, r#""${var.port}", "--control", "${var.control}""#);
+        self
+    }
+
     /// The executable has the same bytes in every release that says so.
     #[must_use]
     pub fn shared_executable(mut self) -> Self {
@@ -165,6 +172,13 @@ impl Release {
     #[must_use]
     pub fn that(version: &str, conf: &[&str]) -> Self {
         Self::new(version).component(conf.iter().fold(Component::new("api"), |component, line| component.conf(line)))
+    }
+
+    /// `shop@VERSION` whose one component `api` behaves as `conf` says, and as
+    /// told while it runs ([`crate::fleet::Host::tell`]).
+    #[must_use]
+    pub fn told(version: &str, conf: &[&str]) -> Self {
+        Self::new(version).component(conf.iter().fold(Component::new("api").controlled(), |component, line| component.conf(line)))
     }
 
     /// Another name than `shop`.

@@ -1,8 +1,9 @@
 //! A small HTTP service that releases of tests and of the demo consist of.
 //!
-//! Owns: answering `/`, `/health` and `/metrics` on loopback, and misbehaving
-//! when its configuration says so. Must not know anything of Tidegate: it stands
-//! for other people's software.
+//! Owns: answering `/`, `/version`, `/health` and `/metrics` on loopback, and
+//! misbehaving when its configuration or its control file (`--control`) says so.
+//! Only requests for `/` are counted in the metrics, and only they fail or are
+//! slow. Must not know anything of Tidegate: it stands for other people's software.
 //!
 //! The configuration is `../etc/service.conf` beside the program's real path, so
 //! that two releases can share an executable; lines of `key = value`:
@@ -13,14 +14,17 @@
 //!   stderr and goes on)
 //! - `seconds`: how long `slow-start` waits, and when `crash` happens
 //! - `only_port`: the behaviour holds on that port, elsewhere all is good
+//! - `error_rate`, `latency_ms`: as in the control file, see `control.rs`
+
+mod control;
+mod metrics;
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
 use http_body_util::Full;
@@ -31,6 +35,9 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+
+use crate::control::{Knobs, Settings};
+use crate::metrics::Metrics;
 
 /// Connections served at once; more wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 256;
@@ -66,11 +73,18 @@ struct Config {
     behaviour: Behaviour,
     after: Duration,
     only_port: Option<u16>,
+    settings: Settings,
 }
 
 impl Config {
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let mut config = Self { version: "0".to_owned(), behaviour: Behaviour::Good, after: Duration::ZERO, only_port: None };
+        let mut config = Self {
+            version: "0".to_owned(),
+            behaviour: Behaviour::Good,
+            after: Duration::ZERO,
+            only_port: None,
+            settings: Settings::default(),
+        };
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let Some((key, value)) = line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) else {
                 bail!("{line:?} is not key = value");
@@ -80,6 +94,7 @@ impl Config {
                 "behaviour" => config.behaviour = Behaviour::parse(value)?,
                 "seconds" => config.after = Duration::try_from_secs_f64(value.parse().context("seconds")?).context("seconds")?,
                 "only_port" => config.only_port = Some(value.parse().context("only_port")?),
+                _ if config.settings.set(key, value)? => {}
                 _ => bail!("unknown key {key:?}"),
             }
         }
@@ -90,6 +105,7 @@ impl Config {
 struct Args {
     port: u16,
     config: PathBuf,
+    control: Option<PathBuf>,
     check: bool,
 }
 
@@ -97,14 +113,15 @@ fn args() -> anyhow::Result<Args> {
     // Through the kernel's link: argv[0] may name `current`, which can move on.
     let program = std::env::current_exe().context("where this program is")?;
     let default = program.parent().and_then(|bin| bin.parent()).context("no directory above the program's")?.join("etc/service.conf");
-    let mut parsed = Args { port: 0, config: default, check: false };
+    let mut parsed = Args { port: 0, config: default, control: None, check: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--port" => parsed.port = words.next().context("--port needs a number")?.parse().context("--port")?,
             "--config" => parsed.config = words.next().context("--config needs a path")?.into(),
+            "--control" => parsed.control = Some(words.next().context("--control needs a path")?.into()),
             "--check-config" => parsed.check = true,
-            _ => bail!("unknown argument {word:?}; known are --port N, --config FILE and --check-config"),
+            _ => bail!("unknown argument {word:?}; known are --port N, --config FILE, --control FILE and --check-config"),
         }
     }
     Ok(parsed)
@@ -113,9 +130,8 @@ fn args() -> anyhow::Result<Args> {
 struct Service {
     version: String,
     behaviour: Behaviour,
-    started: f64,
-    good: AtomicU64,
-    bad: AtomicU64,
+    knobs: Knobs,
+    metrics: Metrics,
 }
 
 impl Service {
@@ -124,29 +140,30 @@ impl Service {
             std::future::pending::<()>().await;
         }
         let (status, body) = match request.uri().path() {
-            "/" if self.behaviour == Behaviour::Bad => {
-                (StatusCode::INTERNAL_SERVER_ERROR, format!("shop {} is out of order\n", self.version))
-            }
-            "/" => (StatusCode::OK, format!("Welcome to shop {}\n", self.version)),
+            "/" => self.greet().await,
+            "/version" => (StatusCode::OK, format!("{}\n", self.version)),
             "/health" => (StatusCode::OK, "ok\n".to_owned()),
-            "/metrics" => (StatusCode::OK, self.metrics()),
+            "/metrics" => (StatusCode::OK, self.metrics.page()),
             path => (StatusCode::NOT_FOUND, format!("no {path} here\n")),
         };
-        let counter = if status.is_server_error() { &self.bad } else { &self.good };
-        counter.fetch_add(1, Ordering::Relaxed);
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = status;
         response
     }
 
-    fn metrics(&self) -> String {
-        format!(
-            "# TYPE http_requests_total counter\nhttp_requests_total{{code=\"200\"}} {}\nhttp_requests_total{{code=\"500\"}} {}\n\
-             # TYPE process_start_time_seconds gauge\nprocess_start_time_seconds {}\n",
-            self.good.load(Ordering::Relaxed),
-            self.bad.load(Ordering::Relaxed),
-            self.started
-        )
+    async fn greet(&self) -> (StatusCode, String) {
+        let began = Instant::now();
+        let (fails, latency) = self.knobs.next();
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+        let bad = fails || self.behaviour == Behaviour::Bad;
+        self.metrics.count(bad, began.elapsed());
+        if bad {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("shop {} is out of order\n", self.version))
+        } else {
+            (StatusCode::OK, format!("Welcome to shop {}\n", self.version))
+        }
     }
 }
 
@@ -195,7 +212,9 @@ fn run() -> anyhow::Result<()> {
         bail!("shop {} refuses to start", config.version);
     }
     let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    let service = Arc::new(Service { version: config.version, behaviour, started, good: AtomicU64::new(0), bad: AtomicU64::new(0) });
+    let knobs = Knobs::new(config.settings);
+    let version = config.version.clone();
+    let service = Arc::new(Service { version: config.version, behaviour, knobs: knobs.clone(), metrics: Metrics::new(started) });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         if behaviour == Behaviour::SlowStart {
@@ -203,6 +222,9 @@ fn run() -> anyhow::Result<()> {
         }
         if behaviour == Behaviour::Panic {
             eprintln!("panic: shop {} lost its nerve", service.version);
+        }
+        if let Some(file) = args.control {
+            tokio::spawn(control::follow(file, version, config.settings, knobs));
         }
         let crash = async {
             if behaviour == Behaviour::Crash {
@@ -234,6 +256,8 @@ mod tests {
 
     #[test]
     fn configuration_is_read_and_typos_refused() {
+        let slow = Config::parse("error_rate = 2\nlatency_ms = 50").unwrap();
+        assert_eq!(slow.settings, Settings { errors_ppm: 20_000, latency: Duration::from_millis(50) });
         let config = Config::parse("# shop\nversion = 2.0.0\nbehaviour = crash\nseconds = 1.5\nonly_port = 8081\n").unwrap();
         assert_eq!((config.version.as_str(), config.behaviour), ("2.0.0", Behaviour::Crash));
         assert_eq!((config.after, config.only_port), (Duration::from_millis(1500), Some(8081)));
