@@ -1,17 +1,129 @@
 //! One metric of one host over time: cumulative readings in, growth out.
+//!
+//! Owns: what a restart, a lost reading or a new observer means for a count, and
+//! how much of the past is kept. Must not: know what the numbers are judged by.
+//!
+//! Counts are summed up over epochs: each later `since_unix_ms` begins at zero
+//! again, and what was there before stays counted. Of the past at most
+//! [`KEPT`] points remain, dense near the present and sparse far from it, so that
+//! ten thousand hosts fit in one process.
 
-use alloc::string::String;
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use tidegate_protocol::metric::Reading;
 use tidegate_protocol::{Millis, Timestamp};
 
 use super::tally::Tally;
 
+/// Points kept beside the pinned one.
+const KEPT: usize = 16;
+/// Longest text kept of a failure, bytes.
+const WHY_BYTES_MAX: usize = 512;
+
 /// One metric of one host.
 #[derive(Clone, Debug, Default)]
 pub struct Series {
     error: Option<(Timestamp, String)>,
-    last_at: Option<Timestamp>,
+    /// Readings whose counting began before it are not heard.
+    process: Option<u64>,
+    shape: Shape,
+    /// The epoch of `raw`.
+    since_unix_ms: u64,
+    /// The last good reading, as it came.
+    raw: Counts,
+    /// When what `points` counts began at zero; none where the first reading is
+    /// the zero.
+    zero: Option<Timestamp>,
+    /// Rising; the last one is the newest good reading.
+    points: Vec<Point>,
+    pinned: Option<Point>,
+}
+
+/// What the readings are.
+#[derive(Clone, Debug, Default, PartialEq)]
+enum Shape {
+    #[default]
+    Unknown,
+    Ratio,
+    Histogram(Box<[u64]>),
+    Count,
+    Gauge,
+}
+
+/// The numbers of one reading, or of all so far: without what [`Shape`] knows.
+#[derive(Clone, Debug, Default, PartialEq)]
+enum Counts {
+    #[default]
+    Zero,
+    Two(u64, u64),
+    Many(Box<[u64]>),
+    Sum(f64, u64),
+}
+
+/// All that was counted up to a time.
+#[derive(Clone, Debug)]
+struct Point {
+    at: Timestamp,
+    counts: Counts,
+}
+
+impl Counts {
+    /// Growth from `before` to `self`, two readings of one epoch. A total that
+    /// went down is a reset: everything there was counted since.
+    fn growth(&self, before: &Self) -> Self {
+        match (self, before) {
+            (Self::Two(one, two), Self::Two(was, all)) if two >= all => Self::Two(one.saturating_sub(*was), two - all),
+            (Self::Many(now), Self::Many(then)) if total(now) >= total(then) => {
+                Self::Many(now.iter().zip(then).map(|(n, t)| n.saturating_sub(*t)).collect())
+            }
+            _ => self.clone(),
+        }
+    }
+
+    fn add(&self, more: &Self) -> Self {
+        match (self, more) {
+            (Self::Two(a, b), Self::Two(c, d)) => Self::Two(a.saturating_add(*c), b.saturating_add(*d)),
+            (Self::Many(a), Self::Many(b)) => Self::Many(a.iter().zip(b).map(|(a, b)| a.saturating_add(*b)).collect()),
+            (Self::Sum(a, n), Self::Sum(b, m)) => Self::Sum(a + b, n.saturating_add(*m)),
+            _ => more.clone(),
+        }
+    }
+}
+
+fn total(counts: &[u64]) -> u64 {
+    counts.iter().fold(0, |sum, n| sum.saturating_add(*n))
+}
+
+impl Shape {
+    fn of(reading: &Reading) -> Option<(Self, Counts)> {
+        Some(match reading {
+            Reading::Ratio { bad, total } => (Self::Ratio, Counts::Two(*bad, *total)),
+            Reading::Count(count) => (Self::Count, Counts::Two(0, *count)),
+            Reading::Histogram { bounds_us, counts } if counts.len() == bounds_us.len() + 1 => {
+                (Self::Histogram(bounds_us.as_slice().into()), Counts::Many(counts.as_slice().into()))
+            }
+            Reading::Gauge(value) => (Self::Gauge, Counts::Sum(value.get(), 1)),
+            Reading::Histogram { .. } | Reading::Failed => return None,
+        })
+    }
+
+    fn tally(&self, counts: &Counts) -> Option<Tally> {
+        Some(match (self, counts) {
+            (Self::Ratio, Counts::Two(bad, total)) => Tally::Ratio { bad: *bad, total: *total },
+            (Self::Ratio, Counts::Zero) => Tally::Ratio { bad: 0, total: 0 },
+            (Self::Count, Counts::Two(_, count)) => Tally::Count(*count),
+            (Self::Count, Counts::Zero) => Tally::Count(0),
+            (Self::Histogram(bounds), Counts::Many(counts)) => Tally::Histogram { bounds_us: bounds.to_vec(), counts: counts.to_vec() },
+            (Self::Histogram(bounds), Counts::Zero) => {
+                Tally::Histogram { bounds_us: bounds.to_vec(), counts: alloc::vec![0; bounds.len() + 1] }
+            }
+            (Self::Gauge, Counts::Sum(sum, readings)) => Tally::Gauge { sum: *sum, readings: *readings },
+            (Self::Gauge, Counts::Zero) => Tally::Gauge { sum: 0.0, readings: 0 },
+            _ => return None,
+        })
+    }
 }
 
 impl Series {
@@ -25,13 +137,86 @@ impl Series {
     /// readings whose counting began before it are of the process before and are
     /// not heard; the first one that is heard counts from zero.
     #[must_use]
-    pub fn fresh(_process_unix_ms: u64) -> Self {
-        Self::default()
+    pub fn fresh(process_unix_ms: u64) -> Self {
+        Self { process: Some(process_unix_ms), ..Self::default() }
     }
 
-    /// Takes a reading in.
-    pub fn push(&mut self, now: Timestamp, _since_unix_ms: u64, _reading: &Reading, _note: Option<&str>) {
-        self.last_at = Some(now);
+    /// Takes a reading in. `note` says why one failed.
+    pub fn push(&mut self, now: Timestamp, since_unix_ms: u64, reading: &Reading, note: Option<&str>) {
+        if self.process.is_some_and(|process| since_unix_ms < process) {
+            return;
+        }
+        let Some((shape, raw)) = Shape::of(reading) else {
+            let why = match reading {
+                Reading::Failed => note.unwrap_or("the source cannot be read"),
+                _ => "a histogram without one count per bucket",
+            };
+            self.failed(now, why);
+            return;
+        };
+        self.error = None;
+        if self.shape != shape {
+            self.begin(now, since_unix_ms, shape, raw);
+            return;
+        }
+        let grown = if since_unix_ms > self.since_unix_ms { raw.clone() } else { raw.growth(&self.raw) };
+        let counts = self.points.last().map_or_else(|| grown.clone(), |last| last.counts.add(&grown));
+        self.since_unix_ms = since_unix_ms;
+        self.raw = raw;
+        self.keep(Point { at: now, counts });
+    }
+
+    /// The first reading, or the first with another shape or other buckets.
+    fn begin(&mut self, now: Timestamp, since_unix_ms: u64, shape: Shape, raw: Counts) {
+        let first = self.shape == Shape::Unknown;
+        let new_epoch = !first && since_unix_ms > self.since_unix_ms;
+        // What a gauge says is a sample by itself.
+        let from_zero = shape == Shape::Gauge || new_epoch || (first && self.process.is_some());
+        // How long was counted before the first word is only known on the host's
+        // clock; a wrong one is bounded by what is asked for.
+        self.zero = from_zero.then_some(if shape == Shape::Gauge { now } else { Timestamp(since_unix_ms).min(now) });
+        // A mark set before anything was heard is the zero itself.
+        let mark = self.pinned.take().filter(|p| first && from_zero && p.counts == Counts::Zero);
+        self.pinned = mark;
+        self.points = Vec::new();
+        let counts = if from_zero { raw.clone() } else { raw.growth(&raw) };
+        (self.shape, self.since_unix_ms, self.raw) = (shape, since_unix_ms, raw);
+        self.points.push(Point { at: now, counts });
+    }
+
+    fn failed(&mut self, now: Timestamp, why: &str) {
+        let mut end = why.len().min(WHY_BYTES_MAX);
+        while !why.is_char_boundary(end) {
+            end -= 1;
+        }
+        let why = why.get(..end).unwrap_or_default().to_string();
+        let since = self.error.as_ref().map_or(now, |(since, _)| *since);
+        self.error = Some((since, why));
+    }
+
+    /// Adds a point; of too many, the one goes whose neighbours are closest for
+    /// their age. The first and the last stay.
+    fn keep(&mut self, point: Point) {
+        if let Some(last) = self.points.last_mut().filter(|last| last.at >= point.at) {
+            last.counts = point.counts;
+            return;
+        }
+        let now = point.at;
+        self.points.push(point);
+        if self.points.len() <= KEPT {
+            return;
+        }
+        let mut closest = None;
+        for (index, near) in self.points.windows(3).enumerate() {
+            let [before, _, after] = near else { continue };
+            let gap = after.at.since(before.at).0 as f64 / (now.since(after.at).0 + 1) as f64;
+            if closest.is_none_or(|(_, least)| gap < least) {
+                closest = Some((index + 1, gap));
+            }
+        }
+        if let Some((index, _)) = closest {
+            self.points.remove(index);
+        }
     }
 
     /// Since when the source cannot be read, and why; none once it answers again.
@@ -43,23 +228,50 @@ impl Series {
     /// When the last good reading came.
     #[must_use]
     pub fn last_at(&self) -> Option<Timestamp> {
-        self.last_at
+        self.points.last().map(|p| p.at)
     }
 
     /// Keeps the present reading exactly, as the beginning of an observation.
-    pub fn pin(&mut self, _now: Timestamp) {}
+    pub fn pin(&mut self, now: Timestamp) {
+        self.pinned = Some(self.points.last().cloned().unwrap_or(Point { at: now, counts: Counts::Zero }));
+    }
 
     /// Growth since `from`, and over how long: from the last reading at or before
-    /// it, a pinned one if there is one, else from the first one after it.
+    /// it, a pinned one if there is one, else from the first one after it. None as
+    /// long as nothing was heard since `from`.
     #[must_use]
-    pub fn since(&self, _from: Timestamp) -> Option<(Tally, Millis)> {
-        None
+    pub fn since(&self, from: Timestamp) -> Option<(Tally, Millis)> {
+        let last = self.points.last().filter(|last| last.at >= from)?;
+        let before = self.points.iter().rev().find(|p| p.at <= from);
+        let pinned = self.pinned.as_ref().filter(|p| p.at <= from && before.is_none_or(|b| b.at <= p.at));
+        match (pinned.or(before), self.zero) {
+            (Some(base), _) => self.between(base, last),
+            (None, Some(zero)) => {
+                let first = self.points.first().map_or(last.at, |p| p.at);
+                let began = zero.clamp(from.min(first), first);
+                Some((self.shape.tally(&last.counts)?, last.at.since(began)))
+            }
+            (None, None) => self.between(self.points.first()?, last),
+        }
     }
 
     /// Growth over the shortest recent time that has `min_samples`, never
     /// reaching before `from`.
     #[must_use]
-    pub fn recent(&self, _from: Timestamp, _min_samples: u64) -> Option<(Tally, Millis)> {
-        None
+    pub fn recent(&self, from: Timestamp, min_samples: u64) -> Option<(Tally, Millis)> {
+        let last = self.points.last()?;
+        let enough = |window: &(Tally, Millis)| window.0.samples() >= min_samples.max(1);
+        let within = self.points.iter().rev().skip(1).take_while(|p| p.at >= from);
+        if let Some(window) = within.filter_map(|base| self.between(base, last)).find(enough) {
+            return Some(window);
+        }
+        // All of it is recent.
+        let all = self.zero.is_some() && self.points.first().is_some_and(|first| first.at >= from);
+        if all { self.since(from).filter(enough) } else { None }
+    }
+
+    fn between(&self, base: &Point, last: &Point) -> Option<(Tally, Millis)> {
+        let grown = self.shape.tally(&last.counts)?.minus(&self.shape.tally(&base.counts)?)?;
+        Some((grown, last.at.since(base.at)))
     }
 }
