@@ -1,9 +1,12 @@
 //! controller.toml: read once at start, strictly.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+
+use crate::sources::{Access, Auth, BadBase, Base};
 
 /// Largest file that is read, bytes.
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
@@ -17,6 +20,9 @@ pub struct Config {
     pub state: PathBuf,
     /// Distinct publisher keys that must have signed a release.
     pub threshold: u32,
+    /// Metrics servers that plans may name, and how they are spoken to. Those on
+    /// loopback need not be here.
+    pub sources: BTreeMap<Base, Access>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -31,6 +37,17 @@ struct File {
     environments: Option<toml::Table>,
     retention: Option<toml::Table>,
     limits: Option<toml::Table>,
+    #[serde(default)]
+    sources: BTreeMap<String, SourceFile>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SourceFile {
+    token_file: Option<PathBuf>,
+    user: Option<String>,
+    password_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -118,7 +135,8 @@ impl Config {
         }
         let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         let state = std::path::absolute(base.join(&file.state)).map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        Ok(Self { listen: file.listen, state, threshold: file.trust.threshold })
+        let sources = sources(file.sources, base).map_err(|message| ConfigError::Value { path: path.into(), key: "sources", message })?;
+        Ok(Self { listen: file.listen, state, threshold: file.trust.threshold, sources })
     }
 
     /// Where the CA's certificate and key are.
@@ -134,6 +152,31 @@ impl Config {
     }
 }
 
+/// Files are relative to controller.toml; they are read when they are needed.
+fn sources(files: BTreeMap<String, SourceFile>, dir: &Path) -> Result<BTreeMap<Base, Access>, String> {
+    let mut all = BTreeMap::new();
+    for (url, file) in files {
+        let base: Base = url.parse().map_err(|e: BadBase| e.to_string())?;
+        let auth = match (file.token_file, file.user, file.password_file) {
+            (None, None, None) => None,
+            (Some(token), None, None) => Some(Auth::Token(dir.join(token))),
+            (None, Some(user), Some(password)) => Some(Auth::Basic { user, password_file: dir.join(password) }),
+            _ => return Err(format!("{base}: write token_file, or user and password_file, or none of them")),
+        };
+        if auth.is_some() && !base.https && !base.is_loopback() {
+            return Err(format!("{base}: over http everybody on the way reads the secret; write https"));
+        }
+        if file.ca_file.is_some() && !base.https {
+            return Err(format!("{base}: ca_file belongs to https"));
+        }
+        let shown = base.to_string();
+        if all.insert(base, Access { auth, ca_file: file.ca_file.map(|ca| dir.join(ca)) }).is_some() {
+            return Err(format!("{shown} stands there twice"));
+        }
+    }
+    Ok(all)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +189,29 @@ mod tests {
         assert_eq!(config.state, Path::new("/etc/x/data"));
         assert_eq!(config.listen.port(), 7443);
         Config::parse(&format!("{GOOD}[limits]\n[routes]\n"), Path::new("/c.toml")).unwrap();
+    }
+
+    #[test]
+    fn sources_read() {
+        let text = format!(
+            "{GOOD}[sources.\"https://prom.example/a/\"]\ntoken_file = \"token\"\nca_file = \"/ca.pem\"\n[sources.\"http://am:9093\"]\n"
+        );
+        let config = Config::parse(&text, Path::new("/etc/x/controller.toml")).unwrap();
+        let prom = &config.sources[&"https://prom.example/a".parse().unwrap()];
+        assert_eq!(prom.auth, Some(Auth::Token("/etc/x/token".into())));
+        assert_eq!(prom.ca_file.as_deref(), Some(Path::new("/ca.pem")));
+        assert_eq!(config.sources[&"http://am:9093".parse().unwrap()], Access::default());
+        for (source, wanted) in [
+            ("[sources.\"https://a\"]\ntoken = \"geheim\"\n", "token_file"),
+            ("[sources.\"https://a\"]\nuser = \"u\"\n", "password_file"),
+            ("[sources.\"http://a\"]\ntoken_file = \"t\"\n", "write https"),
+            ("[sources.\"http://a\"]\nca_file = \"t\"\n", "ca_file"),
+            ("[sources.\"prom:9090\"]\n", "http://HOST:PORT"),
+            ("[sources.\"http://a\"]\n[sources.\"http://A:80/\"]\n", "twice"),
+        ] {
+            let message = Config::parse(&format!("{GOOD}{source}"), Path::new("/c.toml")).unwrap_err().to_string();
+            assert!(message.starts_with("/c.toml: ") && message.contains(wanted), "{message}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tidegate_net::{Accepted, Admission, Ca, Identity, Peer, Role, close, quinn};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -21,6 +21,7 @@ use crate::depot::Depot;
 use crate::error::DaemonError;
 use crate::operator::server::Operators;
 use crate::session::Sessions;
+use crate::sources::{self, Sources};
 use crate::store::{Loaded, Store};
 use crate::tokens::Enrolment;
 
@@ -125,10 +126,14 @@ async fn run(config: &Config, opened: Opened) -> Result<(), DaemonError> {
 
     let endpoint = listen(config, &identity)?;
     let (core_handle, inputs) = CoreHandle::new();
-    let mut core_task = tokio::spawn(core::run(store.clone(), loaded, clock, inputs));
+    let (wanted, wants) = watch::channel(Vec::new());
+    let mut core_task = tokio::spawn(core::run(store.clone(), loaded, clock, inputs, wanted));
+    let sources = Sources::new(config.sources.clone());
+    // Ends with the core.
+    tokio::spawn(sources::run(sources.clone(), core_handle.clone(), wants));
 
     let sessions = Sessions::new(core_handle.clone(), depot.clone());
-    let operators = Operators::new(core_handle.clone(), store.clone(), depot, clock, ca.pin());
+    let operators = Operators::new(core_handle.clone(), store.clone(), depot, sources, clock, ca.pin());
     let enrolment = Enrolment { ca, store, core: core_handle.clone(), clock };
 
     let (accepted, mut newcomers) = mpsc::channel(ACCEPTED_QUEUE);

@@ -10,7 +10,7 @@
 //! `preflight`, `stage`, `cancel`, `swap`, `confirm`):
 //! - `controller.append.before.KIND`: decided, not in the journal
 //! - `controller.append.after.KIND`: in the journal, nothing sent or answered
-//! - `controller.sent.after.ordered-…`: given to the host's connection, and time
+//! - `controller.sent.after.ordered-…`, `controller.sent.after.switch`: given to the host's connection, and time
 //!   passed for it to leave; whatever the host says to it is not heard
 
 use std::sync::OnceLock;
@@ -76,6 +76,16 @@ pub async fn sent(assignment: &Assignment) {
     }
 }
 
+/// The point after a switch order was written to its stream.
+pub async fn sent_switch() {
+    if let Some(armed) = armed()
+        && armed.fires("controller.sent.after.switch")
+    {
+        tokio::time::sleep(LEAVE).await;
+        die();
+    }
+}
+
 /// KIND of a record.
 #[must_use]
 pub fn kind(record: &Record) -> String {
@@ -96,6 +106,7 @@ pub fn kind(record: &Record) -> String {
         Record::Gate { .. } => "gate".into(),
         Record::Tripped { .. } => "tripped".into(),
         Record::Investigation { .. } => "investigation".into(),
+        Record::Alert { .. } => "alert".into(),
         Record::Attested { .. } => "attested".into(),
         Record::Switch { .. } => "switch".into(),
         Record::Switched { .. } => "switched".into(),

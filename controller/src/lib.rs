@@ -18,5 +18,6 @@ pub mod operator;
 pub mod outbox;
 pub mod registry;
 pub mod session;
+pub mod sources;
 pub mod store;
 pub mod tokens;

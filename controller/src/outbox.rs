@@ -1,12 +1,13 @@
 //! What a host is to be told, newest word only.
 //!
-//! Desired state, not a queue: an assignment replaces the one before it of the
-//! same component, so a slow host costs no memory and never hears old orders.
+//! Desired state, not a queue: a word replaces the one before it about the same
+//! thing (an assignment that of its component, a watch list the whole list), so a
+//! slow host costs no memory and never hears old orders.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use tidegate_protocol::{Assignment, ComponentName};
+use tidegate_protocol::{Assignment, ComponentName, Side, SideAssignment, SwitchOrder, Watch};
 use tokio::sync::Notify;
 
 use crate::registry::Labels;
@@ -20,21 +21,54 @@ pub enum Goodbye {
     OtherKey,
 }
 
-/// What is to be said.
+/// One word to a host, as the core decides it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// Desired state of a component.
+    Assign(Assignment),
+    /// Desired state of one side of a component.
+    Side(SideAssignment),
+    /// Desired state of a component's switch.
+    Switch(SwitchOrder),
+    /// Everything that shall be measured there, whole.
+    Watch(Vec<Watch>),
+}
+
+/// What is to be said, in this order.
 #[derive(Debug, Default)]
 pub struct Words {
-    /// At most one per component.
-    pub assignments: Vec<Assignment>,
     /// The labels, if they changed.
     pub labels: Option<Labels>,
+    /// At most one per component.
+    pub assignments: Vec<Assignment>,
+    /// At most one per component and side.
+    pub sides: Vec<SideAssignment>,
+    /// At most one per component.
+    pub switches: Vec<SwitchOrder>,
+    /// The whole list, if it was said anew.
+    pub watches: Option<Vec<Watch>>,
     /// Then nothing more.
     pub goodbye: Option<Goodbye>,
 }
 
+impl Words {
+    fn is_empty(&self) -> bool {
+        self.labels.is_none()
+            && self.assignments.is_empty()
+            && self.sides.is_empty()
+            && self.switches.is_empty()
+            && self.watches.is_none()
+            && self.goodbye.is_none()
+    }
+}
+
 #[derive(Debug, Default)]
 struct Slots {
-    assignments: BTreeMap<ComponentName, Assignment>,
     labels: Option<Labels>,
+    assignments: BTreeMap<ComponentName, Assignment>,
+    sides: BTreeMap<(ComponentName, Side), SideAssignment>,
+    switches: BTreeMap<ComponentName, SwitchOrder>,
+    watches: Option<Vec<Watch>>,
     goodbye: Option<Goodbye>,
 }
 
@@ -46,14 +80,16 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Replaces what was to be said about the component, unless that was newer.
-    pub fn assign(&self, assignment: Assignment) {
-        self.fill(|slots| match slots.assignments.get_mut(&assignment.component) {
-            Some(old) if (old.generation, old.phase) > (assignment.generation, assignment.phase) => {}
-            Some(old) => *old = assignment,
-            None => {
-                slots.assignments.insert(assignment.component.clone(), assignment);
+    /// Replaces what was to be said about the same thing, unless that was newer.
+    pub fn put(&self, word: Word) {
+        self.fill(|slots| match word {
+            Word::Assign(new) => newest(&mut slots.assignments, new.component.clone(), new, |a| (a.generation, a.phase)),
+            Word::Side(new) => {
+                let key = (new.assignment.component.clone(), new.side);
+                newest(&mut slots.sides, key, new, |s| (s.assignment.generation, s.assignment.phase));
             }
+            Word::Switch(new) => newest(&mut slots.switches, new.component.clone(), new, |s| s.generation),
+            Word::Watch(watches) => slots.watches = Some(watches),
         });
     }
 
@@ -77,19 +113,31 @@ impl Outbox {
     /// Waits for something to say and takes all of it.
     pub async fn take(&self) -> Words {
         loop {
-            let words = {
-                let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-                Words {
-                    assignments: std::mem::take(&mut slots.assignments).into_values().collect(),
-                    labels: slots.labels.take(),
-                    goodbye: slots.goodbye,
-                }
-            };
-            if !words.assignments.is_empty() || words.labels.is_some() || words.goodbye.is_some() {
+            let words = self.now();
+            if !words.is_empty() {
                 return words;
             }
             self.filled.notified().await;
         }
+    }
+
+    fn now(&self) -> Words {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        Words {
+            labels: slots.labels.take(),
+            assignments: std::mem::take(&mut slots.assignments).into_values().collect(),
+            sides: std::mem::take(&mut slots.sides).into_values().collect(),
+            switches: std::mem::take(&mut slots.switches).into_values().collect(),
+            watches: slots.watches.take(),
+            goodbye: slots.goodbye,
+        }
+    }
+}
+
+/// Keeps the word with the higher fence; the later one of two with the same.
+fn newest<K: Ord, V, F: Ord>(slots: &mut BTreeMap<K, V>, key: K, new: V, fence: impl Fn(&V) -> F) {
+    if slots.get(&key).is_none_or(|old| fence(old) <= fence(&new)) {
+        slots.insert(key, new);
     }
 }
 
@@ -114,13 +162,37 @@ mod tests {
         }
     }
 
+    fn side(side: Side, n: u64, phase: Phase) -> SideAssignment {
+        SideAssignment { side, assignment: assignment(n, phase) }
+    }
+
+    fn watch(every: u64) -> Watch {
+        Watch { component: "api".parse().unwrap(), rollout: "r".parse().unwrap(), side: None, every: Millis(every), observers: vec![] }
+    }
+
     #[tokio::test]
     async fn only_the_newest_word_is_said() {
         let outbox = Outbox::default();
-        outbox.assign(assignment(1, Phase::Preflight));
-        outbox.assign(assignment(2, Phase::Swap));
-        outbox.assign(assignment(2, Phase::Stage));
-        let said = outbox.take().await.assignments;
-        assert_eq!(said, [assignment(2, Phase::Swap)]);
+        outbox.put(Word::Assign(assignment(1, Phase::Preflight)));
+        outbox.put(Word::Assign(assignment(2, Phase::Swap)));
+        outbox.put(Word::Assign(assignment(2, Phase::Stage)));
+        outbox.put(Word::Side(side(Side::Green, 4, Phase::Swap)));
+        outbox.put(Word::Side(side(Side::Green, 3, Phase::Confirm)));
+        outbox.put(Word::Side(side(Side::Blue, 1, Phase::Confirm)));
+        outbox.put(Word::Watch(vec![watch(1), watch(2)]));
+        outbox.put(Word::Watch(vec![watch(3)]));
+        let said = outbox.take().await;
+        assert_eq!(said.assignments, [assignment(2, Phase::Swap)]);
+        assert_eq!(said.sides, [side(Side::Blue, 1, Phase::Confirm), side(Side::Green, 4, Phase::Swap)]);
+        assert_eq!(said.watches, Some(vec![watch(3)]));
+        assert!(outbox.now().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_empty_watch_list_is_a_word() {
+        let outbox = Outbox::default();
+        outbox.put(Word::Watch(vec![]));
+        assert_eq!(outbox.take().await.watches, Some(vec![]));
+        assert!(outbox.now().is_empty());
     }
 }

@@ -8,12 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidegate_protocol::report::{AgentFacts, Progress, ServiceState};
-use tidegate_protocol::{ComponentName, ComponentReport, Digest, Generation, HostName, Millis, Report, RolloutId, Timestamp};
+use tidegate_protocol::side::SwitchProgress;
+use tidegate_protocol::{
+    ComponentName, ComponentReport, Digest, Generation, HostName, Millis, ReleaseRef, Report, RolloutId, Side, SidesReport, Timestamp,
+};
 use tidegate_rollout::FleetHost;
-use tidegate_rollout::plan::FleetComponent;
+use tidegate_rollout::plan::{FleetComponent, FleetSides};
 use tidegate_rollout::rollout::GRACE;
 
-use crate::operator::doc::{HostComponentDoc, HostDoc, HostState, rfc3339};
+use crate::operator::doc::{HostComponentDoc, HostDoc, HostSidesDoc, HostState, rfc3339};
 use crate::outbox::{Goodbye, Outbox};
 use crate::store::HostRow;
 
@@ -65,6 +68,9 @@ pub struct Host {
     pub agent: Option<AgentFacts>,
     /// Its last word.
     pub report: Option<Report>,
+    /// Its last word about components with sides; a report without them leaves
+    /// them as they are.
+    pub sides: Vec<SidesReport>,
     /// Last contact.
     pub last_seen: Option<Timestamp>,
     /// What was written to the store differs from what it last said.
@@ -109,6 +115,7 @@ impl From<HostRow> for Host {
             revoked: row.revoked_at.is_some(),
             agent: row.agent,
             report: row.last_report,
+            sides: row.last_sides,
             last_seen: row.last_seen,
             unsaved: false,
             owners: BTreeMap::new(),
@@ -176,7 +183,10 @@ impl Registry {
         let Some(host) = self.hosts.get(host) else { return Generation::new(epoch, 1) };
         let minted = host.owners.get(component).map(|(generation, _)| *generation);
         let seen = host.component(component).map(|c| c.generation);
-        let highest = minted.max(seen).unwrap_or(Generation::ZERO);
+        // A switch and both sides count with the same counter.
+        let sides = host.sides_of(component);
+        let sided = sides.into_iter().flat_map(|of| of.sides.iter().map(|s| s.report.generation).chain([of.generation])).max();
+        let highest = minted.max(seen).max(sided).unwrap_or(Generation::ZERO);
         if highest.epoch >= epoch { highest.next() } else { Generation::new(epoch, 1) }
     }
 
@@ -233,7 +243,7 @@ impl Registry {
                 },
                 // A word of before this connection may be out of date: it is a
                 // place to start from, not a proof that nothing is to be done.
-                components: host.components().map(|c| (c.component.clone(), fleet_component(c, host.session().is_some()))).collect(),
+                components: host.fleet_components(),
             })
             .collect()
     }
@@ -309,6 +319,28 @@ impl Host {
         self.components().find(|c| &c.component == name)
     }
 
+    /// What it last said of the sides of a component.
+    #[must_use]
+    pub fn sides_of(&self, name: &ComponentName) -> Option<&SidesReport> {
+        self.sides.iter().find(|s| &s.component == name)
+    }
+
+    /// Its components as a plan is resolved against them: of one with sides, the
+    /// side that serves is what it runs.
+    fn fleet_components(&self) -> BTreeMap<ComponentName, FleetComponent> {
+        let fresh = self.session().is_some();
+        let mut all: BTreeMap<_, _> = self.components().map(|c| (c.component.clone(), fleet_component(c, fresh))).collect();
+        for of in &self.sides {
+            let serves = serving(of).map(|report| fleet_component(report, fresh && of.progress != SwitchProgress::Switching));
+            let now = all.entry(of.component.clone()).or_default();
+            if let Some(serves) = serves {
+                *now = serves;
+            }
+            now.sides = Some(FleetSides { active: of.active });
+        }
+        all
+    }
+
     /// In the words of the contract.
     #[must_use]
     pub fn state(&self, now: Timestamp) -> HostState {
@@ -339,6 +371,32 @@ impl Host {
         self.last_seen = Some(now);
     }
 
+    /// Its last word about sides is replaced.
+    pub fn said_sides(&mut self, sides: Vec<SidesReport>) {
+        type Essence<'a> = (Option<Side>, Generation, SwitchProgress, Vec<(Side, Generation, Progress, &'a Option<ReleaseRef>)>);
+        fn essence(of: &SidesReport) -> Essence<'_> {
+            let each = of.sides.iter().map(|s| (s.side, s.report.generation, s.report.progress, &s.report.current));
+            (of.active, of.generation, of.progress, each.collect())
+        }
+        let same = self.sides.len() == sides.len()
+            && self.sides.iter().zip(&sides).all(|(a, b)| a.component == b.component && essence(a) == essence(b));
+        self.unsaved |= !same;
+        self.sides = sides;
+    }
+
+    fn component_docs(&self) -> BTreeMap<String, HostComponentDoc> {
+        let mut all: BTreeMap<_, _> = self.components().map(|c| (c.component.to_string(), component_doc(c))).collect();
+        for of in &self.sides {
+            // Before the first switch, what is there is the first side that was made.
+            let shown = serving(of).or_else(|| of.sides.first().map(|s| &s.report));
+            if let Some(shown) = shown {
+                let doc = HostComponentDoc { sides: Some(sides_doc(of)), ..component_doc(shown) };
+                all.insert(of.component.to_string(), doc);
+            }
+        }
+        all
+    }
+
     /// As `host list` shows it.
     #[must_use]
     pub fn doc(&self, name: &HostName, now: Timestamp) -> HostDoc {
@@ -352,9 +410,14 @@ impl Host {
             cpu_percent: facts.map(|f| f64::from(f.cpu_permille) / 10.0),
             memory_bytes: facts.map(|f| f.memory_bytes),
             memory_total_bytes: facts.map(|f| f.memory_total_bytes),
-            components: self.components().map(|c| (c.component.to_string(), component_doc(c))).collect(),
+            components: self.component_docs(),
         }
     }
+}
+
+/// What the side that serves runs.
+fn serving(of: &SidesReport) -> Option<&ComponentReport> {
+    of.sides.iter().find(|s| Some(s.side) == of.active).map(|s| &s.report)
 }
 
 fn fleet_component(report: &ComponentReport, fresh: bool) -> FleetComponent {
@@ -369,6 +432,15 @@ fn fleet_component(report: &ComponentReport, fresh: bool) -> FleetComponent {
     }
 }
 
+fn sides_doc(of: &SidesReport) -> HostSidesDoc {
+    HostSidesDoc {
+        active: of.active,
+        switch: of.progress,
+        generation: of.generation.to_string(),
+        sides: of.sides.iter().map(|s| (s.side.to_string(), component_doc(&s.report))).collect(),
+    }
+}
+
 fn component_doc(report: &ComponentReport) -> HostComponentDoc {
     HostComponentDoc {
         release: report.current.as_ref().map(|r| r.id.clone()),
@@ -379,5 +451,6 @@ fn component_doc(report: &ComponentReport) -> HostComponentDoc {
         generation: report.generation.to_string(),
         cpu_percent: f64::from(report.cpu_permille) / 10.0,
         memory_bytes: report.memory_bytes,
+        sides: None,
     }
 }

@@ -8,9 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_net::{FrameReceiver, FrameSender, PeerIdentity, StreamError, close, quinn};
-use tidegate_protocol::limits::{COMPONENTS_MAX, CONTROL_FRAME_BYTES_MAX, FETCH_DIGESTS_MAX, SMOKE_TESTS_MAX};
-use tidegate_protocol::message::{FetchHeader, FetchRequest, ToAgent, ToController, VERSIONS};
-use tidegate_protocol::{Digest, HostName, Report};
+use tidegate_protocol::limits::{
+    BUCKETS_MAX, COMPONENTS_MAX, CONTROL_FRAME_BYTES_MAX, FETCH_DIGESTS_MAX, MESSAGE_BYTES_MAX, METRIC_NAME_BYTES_MAX, OBSERVERS_MAX,
+    SMOKE_TESTS_MAX,
+};
+use tidegate_protocol::message::{FetchHeader, FetchRequest, ToAgent, ToController, VERSION_WATCH, VERSIONS};
+use tidegate_protocol::metric::Reading;
+use tidegate_protocol::{ComponentReport, Digest, HostName, Report, Samples, Side, SidesReport, Watch};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -50,7 +54,7 @@ enum Ended {
     Silent,
     #[error("it said goodbye")]
     Finished,
-    #[error("a report breaks a limit: {0}")]
+    #[error("a report or a measurement breaks a limit: {0}")]
     Limit(&'static str),
     #[error("a hello came twice")]
     SecondHello,
@@ -131,7 +135,7 @@ impl Sessions {
         let ended = tokio::select! {
             ended = async {
                 send.send(&ToAgent::Welcome { version, host: host.clone(), report_every_ms, labels }, CONTROL_FRAME_BYTES_MAX).await?;
-                speak(&mut send, &outbox).await
+                speak(&mut send, &outbox, host, version).await
             } => ended,
             ended = self.listen(&mut recv, host, session) => ended,
             ended = self.fetches(connection) => ended,
@@ -150,7 +154,16 @@ impl Sessions {
                     let input = Input::Report { host: host.clone(), session, report: Box::new(report) };
                     self.core.send(input).await.map_err(|_| Ended::Stopping)?;
                 }
-                Some(ToController::Samples(_) | ToController::Sides(_)) => {}
+                Some(ToController::Samples(samples)) => {
+                    check_samples(&samples)?;
+                    let input = Input::Samples { host: host.clone(), session, samples };
+                    self.core.send(input).await.map_err(|_| Ended::Stopping)?;
+                }
+                Some(ToController::Sides(sides)) => {
+                    check_sides(&sides)?;
+                    let input = Input::Sides { host: host.clone(), session, sides };
+                    self.core.send(input).await.map_err(|_| Ended::Stopping)?;
+                }
                 Some(ToController::Hello { .. }) => return Err(Ended::SecondHello),
                 None => return Err(Ended::Finished),
             }
@@ -186,9 +199,18 @@ async fn refuse(send: &mut FrameSender, reason: String) -> Ended {
     Ended::Refused(reason)
 }
 
-async fn speak(send: &mut FrameSender, outbox: &Outbox) -> Result<std::convert::Infallible, Ended> {
+async fn speak(send: &mut FrameSender, outbox: &Outbox, host: &HostName, version: u16) -> Result<std::convert::Infallible, Ended> {
+    let mut told_old = false;
     loop {
-        let words = outbox.take().await;
+        let mut words = outbox.take().await;
+        let asks = !words.sides.is_empty() || !words.switches.is_empty() || words.watches.as_ref().is_some_and(|w| !w.is_empty());
+        if version < VERSION_WATCH {
+            if asks && !told_old {
+                tracing::warn!(%host, version, "this agent can neither measure nor switch sides: upgrade it; its metrics stay without samples");
+                told_old = true;
+            }
+            (words.sides, words.switches, words.watches) = (Vec::new(), Vec::new(), None);
+        }
         if let Some(labels) = words.labels {
             send.send(&ToAgent::Labels(labels), CONTROL_FRAME_BYTES_MAX).await?;
         }
@@ -199,6 +221,20 @@ async fn speak(send: &mut FrameSender, outbox: &Outbox) -> Result<std::convert::
                 failpoint::sent(assignment).await;
             }
         }
+        for side in words.sides {
+            let message = ToAgent::AssignSide(side);
+            send.send(&message, CONTROL_FRAME_BYTES_MAX).await?;
+            if let ToAgent::AssignSide(side) = &message {
+                failpoint::sent(&side.assignment).await;
+            }
+        }
+        for order in words.switches {
+            send.send(&ToAgent::Switch(order), CONTROL_FRAME_BYTES_MAX).await?;
+            failpoint::sent_switch().await;
+        }
+        if let Some(watches) = words.watches {
+            watch(send, host, watches).await?;
+        }
         match words.goodbye {
             Some(Goodbye::Superseded) => return Err(Ended::Superseded),
             Some(Goodbye::OtherKey) => return Err(Ended::OtherKey),
@@ -207,18 +243,78 @@ async fn speak(send: &mut FrameSender, outbox: &Outbox) -> Result<std::convert::
     }
 }
 
+/// A list that does not fit into a frame is not said: orders still must get
+/// through, and a metric without samples never passes a gate.
+async fn watch(send: &mut FrameSender, host: &HostName, watches: Vec<Watch>) -> Result<(), StreamError> {
+    match send.send(&ToAgent::Watch(watches), CONTROL_FRAME_BYTES_MAX).await {
+        Err(StreamError::Codec(error)) => {
+            tracing::error!(%host, %error, "what is to be measured there does not fit into one frame; nothing is measured. Use fewer metrics or shorter patterns");
+            send.send(&ToAgent::Watch(Vec::new()), CONTROL_FRAME_BYTES_MAX).await
+        }
+        said => said,
+    }
+}
+
 /// What the frame's size does not bound yet.
 fn check(report: &Report) -> Result<(), Ended> {
     if report.components.len() > COMPONENTS_MAX {
         return Err(Ended::Limit("too many components"));
     }
-    if report.components.iter().any(|c| c.smoke.len() > SMOKE_TESTS_MAX) {
-        return Err(Ended::Limit("too many smoke tests"));
-    }
+    report.components.iter().try_for_each(check_component)?;
     let mut names: Vec<_> = report.components.iter().map(|c| &c.component).collect();
-    names.sort_unstable();
-    if names.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
-        return Err(Ended::Limit("a component twice"));
+    once(&mut names, "a component twice")
+}
+
+fn check_component(report: &ComponentReport) -> Result<(), Ended> {
+    if report.smoke.len() > SMOKE_TESTS_MAX { Err(Ended::Limit("too many smoke tests")) } else { Ok(()) }
+}
+
+fn once<T: Ord>(keys: &mut [T], what: &'static str) -> Result<(), Ended> {
+    keys.sort_unstable();
+    if keys.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) { Err(Ended::Limit(what)) } else { Ok(()) }
+}
+
+fn check_sides(sides: &[SidesReport]) -> Result<(), Ended> {
+    if sides.len() > COMPONENTS_MAX {
+        return Err(Ended::Limit("too many components with sides"));
+    }
+    for of in sides {
+        let mut names: Vec<Side> = of.sides.iter().map(|s| s.side).collect();
+        once(&mut names, "a side twice")?;
+        of.sides.iter().try_for_each(|s| check_component(&s.report))?;
+    }
+    let mut names: Vec<_> = sides.iter().map(|s| &s.component).collect();
+    once(&mut names, "a component with sides twice")
+}
+
+fn check_samples(samples: &[Samples]) -> Result<(), Ended> {
+    // One per watch; a component with sides may have one for each.
+    if samples.len() > COMPONENTS_MAX * Side::ALL.len() {
+        return Err(Ended::Limit("too many samples"));
+    }
+    for of in samples {
+        if of.readings.len() > OBSERVERS_MAX {
+            return Err(Ended::Limit("too many readings of one component"));
+        }
+        for reading in &of.readings {
+            if reading.metric.len() > METRIC_NAME_BYTES_MAX {
+                return Err(Ended::Limit("the name of a metric is too long"));
+            }
+            if reading.note.as_ref().is_some_and(|n| n.len() > MESSAGE_BYTES_MAX) {
+                return Err(Ended::Limit("the note of a reading is too long"));
+            }
+            if let Reading::Histogram { bounds_us, counts } = &reading.reading {
+                if counts.len() > BUCKETS_MAX {
+                    return Err(Ended::Limit("a histogram has too many buckets"));
+                }
+                if counts.len() != bounds_us.len() + 1 {
+                    return Err(Ended::Limit("a histogram's counts do not fit its bounds"));
+                }
+                if !bounds_us.is_sorted_by(|a, b| a < b) {
+                    return Err(Ended::Limit("a histogram's bounds do not rise"));
+                }
+            }
+        }
     }
     Ok(())
 }
@@ -314,4 +410,70 @@ fn read_one(depot: &Depot, digest: Digest, pieces: &mpsc::Sender<Piece>) -> Resu
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate_protocol::Generation;
+    use tidegate_protocol::metric::MetricReading;
+    use tidegate_protocol::side::SwitchProgress;
+
+    fn samples(reading: MetricReading) -> Samples {
+        Samples { component: "api".parse().unwrap(), side: None, readings: vec![reading] }
+    }
+
+    fn reading(reading: Reading) -> MetricReading {
+        MetricReading { metric: "m".into(), since_unix_ms: 1, reading, note: None }
+    }
+
+    fn histogram(bounds: &[u64], counts: usize) -> Vec<Samples> {
+        vec![samples(reading(Reading::Histogram { bounds_us: bounds.to_vec(), counts: vec![1; counts] }))]
+    }
+
+    fn sides(names: &[&str]) -> Vec<SidesReport> {
+        let one = |name: &&str| SidesReport {
+            component: name.parse().unwrap(),
+            active: None,
+            generation: Generation::ZERO,
+            progress: SwitchProgress::None,
+            failure: None,
+            sides: vec![],
+        };
+        names.iter().map(one).collect()
+    }
+
+    #[test]
+    fn measurements_keep_within_their_limits() {
+        let fine = samples(reading(Reading::Count(1)));
+        let long = "x".repeat(METRIC_NAME_BYTES_MAX + 1);
+        let many: Vec<u64> = (0..BUCKETS_MAX as u64).collect();
+        let cases: [(Vec<Samples>, Option<&str>); 10] = [
+            (vec![fine.clone()], None),
+            (histogram(&[1, 2, 5], 4), None),
+            (histogram(&[], 1), None),
+            (histogram(&[1, 2], 2), Some("fit")),
+            (histogram(&[], 0), Some("fit")),
+            (histogram(&[1, 1], 3), Some("rise")),
+            (histogram(&many, BUCKETS_MAX + 1), Some("buckets")),
+            (vec![Samples { readings: vec![reading(Reading::Failed); OBSERVERS_MAX + 1], ..fine.clone() }], Some("readings")),
+            (vec![samples(MetricReading { metric: long, ..reading(Reading::Failed) })], Some("name")),
+            (vec![fine; COMPONENTS_MAX * 2 + 1], Some("samples")),
+        ];
+        for (samples, wanted) in cases {
+            match (check_samples(&samples), wanted) {
+                (Ok(()), None) => {}
+                (Err(Ended::Limit(found)), Some(wanted)) => assert!(found.contains(wanted), "{found}"),
+                (result, wanted) => panic!("{result:?} instead of {wanted:?}"),
+            }
+        }
+        let note = Some("x".repeat(MESSAGE_BYTES_MAX + 1));
+        assert!(check_samples(&[samples(MetricReading { note, ..reading(Reading::Failed) })]).is_err());
+    }
+
+    #[test]
+    fn a_component_has_its_sides_once() {
+        check_sides(&sides(&["api", "web"])).unwrap();
+        assert!(check_sides(&sides(&["api", "web", "api"])).is_err());
+    }
 }

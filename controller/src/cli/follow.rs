@@ -152,7 +152,7 @@ async fn once(
                 }
                 live.event(&event);
                 // Events may be of long ago: the status now decides.
-                if event.kind == "state" && may_end(&event) {
+                if may_end(&event) {
                     let json = link.ask(context, Request::RolloutStatus { id: what.id.clone() }).await?;
                     let doc: StatusDoc = read(&json)?;
                     if let Some(exit) = early(&doc, what) {
@@ -170,21 +170,27 @@ async fn once(
     }
 }
 
-/// States in which the command ends though the rollout does not. A rollout that a
-/// person paused is still watched: whoever paused it resumes it. One that stopped by
-/// itself waits for somebody who does not know yet.
+/// When the command ends though the rollout does not. A rollout that a person paused
+/// is still watched: whoever paused it resumes it. One that waits for a person by
+/// itself waits for somebody who does not know yet; one that waits for a metrics
+/// server goes on by itself.
 fn early(doc: &StatusDoc, what: &Follow) -> Option<Exit> {
     match doc.state {
-        RolloutState::AwaitingApproval => Some(Exit::Person),
-        RolloutState::Paused if doc.paused_by.is_none() => Some(Exit::Person),
         RolloutState::Watching if what.until_watching => Some(Exit::Done),
+        _ if doc.waiting_for.as_deref() == Some("person") && doc.paused_by.is_none() => Some(Exit::Person),
         _ => None,
     }
 }
 
+/// Whether the status may be such after it.
 fn may_end(event: &EventDoc) -> bool {
-    let to = event.record.get("to").and_then(|t| t.as_str()).and_then(|t| t.parse().ok());
-    to.is_some_and(|state| matches!(state, RolloutState::AwaitingApproval | RolloutState::Paused | RolloutState::Watching))
+    let state = || event.record.get("to").and_then(|t| t.as_str()).and_then(|t| t.parse().ok());
+    match event.kind.as_str() {
+        "state" => matches!(state(), Some(RolloutState::AwaitingApproval | RolloutState::Paused | RolloutState::Watching)),
+        // A source in error for too long, an inconclusive gate at its end.
+        "gate" => true,
+        _ => false,
+    }
 }
 
 /// Waits for one of some states.

@@ -58,6 +58,42 @@ pub(super) enum Rollout {
     Halt(Word),
     /// Take back what was done
     Rollback(Word),
+    /// Go past the present gate: a running bake, or a verdict that is inconclusive
+    #[command(after_help = PROMOTE_HELP)]
+    Promote {
+        #[command(flatten)]
+        word: Word,
+        /// Past this gate and all that follow
+        #[arg(long)]
+        all: bool,
+    },
+    /// Say that somebody looks at what is being investigated: its timer runs once more
+    #[command(after_help = ACK_HELP)]
+    Ack(Word),
+    /// Say that something happened which no metric shows
+    #[command(after_help = DECLARE_HELP)]
+    Declare {
+        #[command(flatten)]
+        id: Id,
+        /// data-corruption, security-incident, or a name that the plan declares
+        #[arg(value_name = "WHAT")]
+        what: String,
+        /// What was seen, for the journal
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Vouch by name for an item that a stage of the plan asks for
+    #[command(after_help = ATTEST_HELP)]
+    Attest {
+        #[command(flatten)]
+        id: Id,
+        /// Which, as the stage's `attest` names it
+        #[arg(long, value_name = "NAME")]
+        item: String,
+        /// What was looked at, for the journal
+        #[arg(long, value_name = "TEXT")]
+        note: String,
+    },
     /// Say why a rollout is where it is, and what it waits for
     Explain(Id),
 }
@@ -113,6 +149,34 @@ pub(super) struct Start {
     #[command(flatten)]
     until: UntilWatching,
 }
+
+const PROMOTE_HELP: &str = "\
+A gate that says fail, or whose source cannot be read, is not passed by a word: roll back, or mend the source.
+The journal keeps who said it and why; the wave is shown as overridden. Triggers stay armed.
+With blue-green and switch_mode = \"manual\", this is the word that moves the traffic.
+
+Examples:
+  tidegate rollout promote shop-1 --reason \"low traffic at night, looked at the logs\"
+  tidegate rollout promote shop-1 --all --reason \"hotfix, CR-1042\"";
+
+const ACK_HELP: &str = "\
+A trigger with action \"investigate\" pauses the rollout and rolls it back when its time is over. `ack` starts that
+time anew, once. Then decide: `resume` goes on, `rollback` goes back.
+
+Examples:
+  tidegate rollout ack shop-1 --reason \"I look at the latency\"";
+
+const DECLARE_HELP: &str = "\
+What follows is written in the plan: [[rollback]] when = \"declared data-corruption\". Without such a trigger both
+built-in names roll back; security-incident takes all hosts back at once.
+
+Examples:
+  tidegate rollout declare shop-1 data-corruption --reason \"orders have negative totals\"
+  tidegate rollout declare shop-1 security-incident --reason \"token in the access log\"";
+
+const ATTEST_HELP: &str = "\
+Examples:
+  tidegate rollout attest shop-1 --item no-customer-complaints --note \"ticket queue of the last hour is empty\"";
 
 const PLAN_HELP: &str = "\
 plan.toml:
@@ -219,6 +283,14 @@ pub(super) async fn run(context: &Context, verb: Rollout, spec: Option<Read>) ->
         Rollout::Resume(word) => say(context, Verb::Resume, word).await,
         Rollout::Halt(word) => say(context, Verb::Halt, word).await,
         Rollout::Rollback(word) => say(context, Verb::Rollback, word).await,
+        Rollout::Promote { word, all } => say(context, if all { Verb::PromoteAll } else { Verb::Promote }, word).await,
+        Rollout::Ack(word) => say(context, Verb::Ack, word).await,
+        Rollout::Declare { id: Id { id }, what, reason } => {
+            spoken(context, &id, Request::RolloutDeclare { id: id.clone(), what, reason }).await
+        }
+        Rollout::Attest { id: Id { id }, item, note } => {
+            spoken(context, &id, Request::RolloutAttest { id: id.clone(), item, note }).await
+        }
     }
 }
 
@@ -279,7 +351,12 @@ async fn events(context: &Context, id: RolloutId) -> Result<Exit, ErrorDoc> {
 
 async fn say(context: &Context, verb: Verb, word: Word) -> Result<Exit, ErrorDoc> {
     let id = word.id.clone();
-    let answer = context.ask(Request::RolloutVerb { id: word.id, verb, reason: word.reason }).await?;
+    spoken(context, &id, Request::RolloutVerb { id: word.id, verb, reason: word.reason }).await
+}
+
+/// A person's word, and where the rollout stands then.
+async fn spoken(context: &Context, id: &RolloutId, request: Request) -> Result<Exit, ErrorDoc> {
+    let answer = context.ask(request).await?;
     context.output.document(&answer, |doc: &StatusDoc, color| render::state_line(doc, color))?;
     let doc: StatusDoc = super::output::read(&answer)?;
     if !doc.state.is_terminal() {

@@ -17,6 +17,8 @@ use crate::store::HostChange;
 
 /// Longest reason that is kept, bytes.
 const REASON_BYTES_MAX: usize = 1_024;
+/// Longest name of an item or a declaration, bytes.
+const NAME_BYTES_MAX: usize = 64;
 
 impl State {
     pub(super) fn ask(&mut self, now: Timestamp, by: &str, request: Request, prepared: Option<Box<Prepared>>) -> Answer {
@@ -43,6 +45,14 @@ impl State {
                 json(&ExplainDoc { schema: SCHEMA, subject: id.to_string(), lines })
             }
             Request::RolloutVerb { id, verb, reason } => self.verb(now, by, &id, verb, &reason_of(reason)?),
+            Request::RolloutDeclare { id, what, reason } => {
+                let (what, reason) = (named(what, "what is declared")?, said(reason, "--reason")?);
+                self.person(now, &id, "declared", Event::Declared { what: &what, by, reason: &reason })
+            }
+            Request::RolloutAttest { id, item, note } => {
+                let (item, note) = (named(item, "--item")?, said(note, "--note")?);
+                self.person(now, &id, "attested", Event::Attested { item: &item, by, note: &note })
+            }
             // The server answers these itself.
             Request::Version
             | Request::TokenCreate { .. }
@@ -153,6 +163,23 @@ impl State {
                 word(&report.progress)
             ));
         }
+        for of in &known.sides {
+            let serves = of.active.map_or_else(|| "no side serves yet".to_owned(), |side| format!("side {side} serves"));
+            let failure = of.failure.as_ref().map_or_else(String::new, |f| format!("; {}: {}", f.cause, f.message));
+            lines.push(format!("{}: {serves}, its newest switch (generation {}) is {}{failure}", of.component, of.generation, word(&of.progress)));
+            for side in &of.sides {
+                let (report, side) = (&side.report, side.side);
+                let runs = report.current.as_ref().map_or_else(|| "nothing".to_owned(), |r| r.id.to_string());
+                let failure = report.failure.as_ref().map_or_else(String::new, |f| format!("; {}: {}", f.cause, f.message));
+                lines.push(format!(
+                    "{} {side}: has {runs}, is {}, generation {} is {}{failure}",
+                    of.component,
+                    word(&report.service),
+                    report.generation,
+                    word(&report.progress)
+                ));
+            }
+        }
         for (component, (generation, id)) in &known.owners {
             if let Some(entry) = self.rollouts.get(id) {
                 lines.push(format!(
@@ -228,21 +255,28 @@ impl State {
         };
         let origins = plan.origins(&fleet, |host, component| self.registry.mint(self.epoch, host, component));
         let plan_digest = plan.digest();
+        let watching: Vec<RolloutId> = self.sharing(&plan).map(|(r, ..)| r.id().clone()).filter(|r| *r != id).collect();
+        self.supersede(now, &watching, &id);
         tracing::info!(rollout = %id, release = %plan.release.id, by, "rollout started");
         let rollout = Rollout::start(id.clone(), plan, origins, by, |host| self.registry.lost_since(host), now);
         self.insert(rollout);
         json(&StartDoc { id, plan_digest, attached: false })
     }
 
-    /// A live rollout that holds one of the plan's targets.
+    /// A rollout that holds one of the plan's targets. One that only watches does not.
     fn conflict(&self, plan: &Plan, except: Option<&RolloutId>) -> Option<ErrorDoc> {
-        self.rollouts.values().map(|e| &e.rollout).filter(|r| r.is_live() && Some(r.id()) != except).find_map(|live| {
-            let (host, component) = plan.targets().find(|(h, c)| live.generation(h, c).is_some())?;
-            Some(
-                ErrorDoc::new(ErrorCode::Refused, format!("rollout {} ({}) holds {component} on {host}", live.id(), live.state()))
-                    .cause("one rollout at a time per host and component")
-                    .fix(format!("wait for it (`tidegate rollout watch {0}`), or end it (`tidegate rollout halt {0}`)", live.id())),
-            )
+        self.sharing(plan).filter(|(r, ..)| r.holds() && Some(r.id()) != except).next().map(|(live, host, component)| {
+            ErrorDoc::new(ErrorCode::Refused, format!("rollout {} ({}) holds {component} on {host}", live.id(), live.state()))
+                .cause("one rollout at a time per host and component")
+                .fix(format!("wait for it (`tidegate rollout watch {0}`), or end it (`tidegate rollout halt {0}`)", live.id()))
+        })
+    }
+
+    /// Live rollouts with a target of the plan, and which.
+    fn sharing<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = (&'a Rollout, &'a HostName, &'a ComponentName)> {
+        self.alive().filter_map(|(_, entry)| {
+            let (host, component) = plan.targets().find(|(h, c)| entry.rollout.generation(h, c).is_some())?;
+            Some((&entry.rollout, host, component))
         })
     }
 
@@ -277,6 +311,15 @@ impl State {
         }
         entry.rollout.handle(now, Event::Said { verb, by, reason }).map_err(|e| ErrorDoc::new(ErrorCode::Conflict, e.to_string()))?;
         tracing::info!(rollout = %id, verb = verb.word(), by, reason, "an operator spoke");
+        self.touch(id);
+        json(&self.status(id)?)
+    }
+
+    /// A person's word that is no verb.
+    fn person(&mut self, now: Timestamp, id: &RolloutId, what: &str, event: Event<'_>) -> Answer {
+        let entry = self.rollouts.get_mut(id).ok_or_else(|| no_rollout(id))?;
+        tracing::info!(rollout = %id, what, ?event, "an operator spoke");
+        entry.rollout.handle(now, event).map_err(|e| ErrorDoc::new(ErrorCode::Conflict, e.to_string()))?;
         self.touch(id);
         json(&self.status(id)?)
     }
@@ -371,6 +414,26 @@ fn reason_of(reason: String) -> Result<String, ErrorDoc> {
     }
     // It reaches terminals and the journal.
     Ok(reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+}
+
+/// A name as plans write them.
+fn named(name: String, what: &str) -> Result<String, ErrorDoc> {
+    let ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
+    if !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.chars().all(ok) {
+        return Ok(name);
+    }
+    let shown: String = name.chars().take(NAME_BYTES_MAX).collect();
+    Err(ErrorDoc::new(ErrorCode::Usage, format!("{what}: {shown:?} is not a name"))
+        .fix("names have lower-case letters, digits, '-' and '_', at most 64 of them"))
+}
+
+/// Words that must not be missing: somebody will ask for them later.
+fn said(text: String, what: &str) -> Result<String, ErrorDoc> {
+    let text = reason_of(text)?;
+    if text.trim().is_empty() {
+        return Err(ErrorDoc::new(ErrorCode::Usage, format!("{what} is empty")).fix("say what was seen: it goes into the journal"));
+    }
+    Ok(text)
 }
 
 pub(crate) fn json<T: serde::Serialize>(value: &T) -> Answer {

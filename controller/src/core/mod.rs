@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_protocol::report::AgentFacts;
-use tidegate_protocol::{Digest, HostName, Release, ReleaseRef, Report, RolloutId, Timestamp};
-use tidegate_rollout::{RolloutState, Spec};
+use tidegate_protocol::{Digest, HostName, Release, ReleaseRef, Report, RolloutId, Samples, SidesReport, Timestamp};
+use tidegate_rollout::gate::Group;
+use tidegate_rollout::{Fetched, RolloutState, Spec};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -24,6 +25,7 @@ use crate::failpoint;
 use crate::operator::msg::{ErrorDoc, Request};
 use crate::outbox::Outbox;
 use crate::registry::{Labels, NotAdmitted};
+use crate::sources::Wanted;
 use crate::store::{HostRow, Loaded, Store, StoreError};
 
 pub(crate) use ask::{check_labels, json, no_rollout};
@@ -64,6 +66,35 @@ pub enum Input {
         session: u64,
         /// What.
         report: Box<Report>,
+    },
+    /// What a host measured, whole, within the limits.
+    Samples {
+        /// Who.
+        host: HostName,
+        /// On which session.
+        session: u64,
+        /// One per watch.
+        samples: Vec<Samples>,
+    },
+    /// Observed state of components with sides, whole, within the limits.
+    Sides {
+        /// Who.
+        host: HostName,
+        /// On which session.
+        session: u64,
+        /// One per component.
+        sides: Vec<SidesReport>,
+    },
+    /// A fetch ended.
+    Fetched {
+        /// For which rollout.
+        rollout: RolloutId,
+        /// As in the fetch.
+        metric: String,
+        /// As in the fetch.
+        group: Group,
+        /// What it brought, or one sentence.
+        result: Result<Fetched, String>,
     },
     /// A session ended, or was silent too long.
     Gone {
@@ -185,15 +216,22 @@ impl CoreHandle {
     }
 }
 
-/// Runs until told to stop.
+/// Runs until told to stop. `wanted` is told what is to be fetched, whenever that
+/// changes.
 ///
 /// # Errors
 /// The journal could not be appended to: stop the process, nothing may go on.
-pub async fn run(store: Store, loaded: Loaded, clock: Clock, mut inputs: mpsc::Receiver<Input>) -> Result<(), StoreError> {
+pub async fn run(
+    store: Store,
+    loaded: Loaded,
+    clock: Clock,
+    mut inputs: mpsc::Receiver<Input>,
+    wanted: watch::Sender<Vec<Wanted>>,
+) -> Result<(), StoreError> {
     let mut state = State::restore(loaded);
     let now = clock.now();
     state.returned(now);
-    settle(&mut state, &store, now).await?;
+    settle(&mut state, &store, now, &wanted).await?;
     let mut save_at = Instant::now() + SAVE_EVERY;
     let mut batch = Vec::with_capacity(16);
     loop {
@@ -212,7 +250,7 @@ pub async fn run(store: Store, loaded: Loaded, clock: Clock, mut inputs: mpsc::R
             state.save();
             save_at = Instant::now() + SAVE_EVERY;
         }
-        settle(&mut state, &store, now).await?;
+        settle(&mut state, &store, now, &wanted).await?;
         if stop {
             return Ok(());
         }
@@ -220,7 +258,7 @@ pub async fn run(store: Store, loaded: Loaded, clock: Clock, mut inputs: mpsc::R
 }
 
 /// Appends what was decided, then sends and answers.
-async fn settle(state: &mut State, store: &Store, now: Timestamp) -> Result<(), StoreError> {
+async fn settle(state: &mut State, store: &Store, now: Timestamp, wanted: &watch::Sender<Vec<Wanted>>) -> Result<(), StoreError> {
     let outcome = state.settle(now);
     if !outcome.records.is_empty() || !outcome.changes.is_empty() {
         let kinds: Vec<String> = outcome.records.iter().map(|r| failpoint::kind(&r.record)).collect();
@@ -235,6 +273,9 @@ async fn settle(state: &mut State, store: &Store, now: Timestamp) -> Result<(), 
         state.appended(first, &touched);
     }
     state.send(outcome.sends);
+    if let Some(fetches) = outcome.fetches {
+        wanted.send_replace(fetches);
+    }
     for reply in outcome.replies {
         reply();
     }

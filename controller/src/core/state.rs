@@ -3,12 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidegate_protocol::{Assignment, HostName, Report, RolloutId, Timestamp};
-use tidegate_rollout::{Action, Event, Record, Rollout};
+use tidegate_protocol::{ComponentName, Generation, HostName, Report, RolloutId, Samples, SidesReport, Timestamp, Watch};
+use tidegate_rollout::gate::{Group, MetricSource};
+use tidegate_rollout::{Action, Event, Fetch, Fetched, Record, Rollout};
 use tokio::sync::watch;
 
 use super::{Admitted, Followed, Input, Tick};
+use crate::outbox::Word;
 use crate::registry::{Opened, Registry};
+use crate::sources::Wanted;
 use crate::store::{HostChange, Loaded, NewRecord};
 
 /// The fleet, the rollouts, and what the current batch has decided so far.
@@ -17,8 +20,12 @@ pub struct State {
     pub(super) epoch: u32,
     pub(super) registry: Registry,
     pub(super) rollouts: BTreeMap<RolloutId, Entry>,
+    /// Those that have not ended: a fleet has few of them and many that have.
+    live: BTreeSet<RolloutId>,
     /// Rollouts that may have something to do.
     touched: BTreeSet<RolloutId>,
+    /// Rollouts that may want other things fetched.
+    refetch: BTreeSet<RolloutId>,
     pub(super) batch: Batch,
 }
 
@@ -27,6 +34,22 @@ pub(super) struct Entry {
     pub(super) rollout: Rollout,
     first_seq: u64,
     ticks: watch::Sender<Tick>,
+    /// What it last wanted fetched.
+    fetches: Vec<Fetch>,
+}
+
+impl Entry {
+    fn new(rollout: Rollout, first_seq: u64, last_seq: u64) -> Self {
+        let tick = Tick { seq: last_seq, state: rollout.state() };
+        Self { rollout, first_seq, ticks: watch::channel(tick).0, fetches: Vec::new() }
+    }
+
+    /// Whether it can ever want something fetched: making the list of a large
+    /// fleet is not free.
+    fn asks_sources(&self) -> bool {
+        let outside = |s: &MetricSource| matches!(s, MetricSource::Prometheus { .. } | MetricSource::Alertmanager { .. });
+        self.rollout.plan().gating.metrics.values().any(|m| outside(&m.source))
+    }
 }
 
 type Reply = Box<dyn FnOnce() + Send>;
@@ -53,7 +76,9 @@ pub struct Outcome {
     /// In the same transaction.
     pub changes: Vec<HostChange>,
     /// After it.
-    pub sends: Vec<(HostName, Assignment)>,
+    pub sends: Vec<(HostName, Word)>,
+    /// After it, if it changed: all that is to be fetched.
+    pub fetches: Option<Vec<Wanted>>,
     /// After it.
     pub replies: Vec<Reply>,
 }
@@ -72,7 +97,9 @@ impl State {
             epoch: loaded.epoch,
             registry: Registry::default(),
             rollouts: BTreeMap::new(),
+            live: BTreeSet::new(),
             touched: BTreeSet::new(),
+            refetch: BTreeSet::new(),
             batch: Batch::default(),
         };
         for row in loaded.hosts {
@@ -84,8 +111,10 @@ impl State {
         for found in loaded.rollouts {
             match Rollout::fold(found.id.clone(), found.records) {
                 Some(rollout) => {
-                    let tick = Tick { seq: found.last_seq, state: rollout.state() };
-                    state.rollouts.insert(found.id, Entry { rollout, first_seq: found.first_seq, ticks: watch::channel(tick).0 });
+                    if rollout.is_live() {
+                        state.live.insert(found.id.clone());
+                    }
+                    state.rollouts.insert(found.id, Entry::new(rollout, found.first_seq, found.last_seq));
                 }
                 None => tracing::error!(rollout = %found.id, "the journal has records of a rollout that never started; they are ignored"),
             }
@@ -96,25 +125,30 @@ impl State {
     /// Tells every rollout that has not ended that the controller is back.
     pub fn returned(&mut self, now: Timestamp) {
         self.registry.listens(now);
-        let live: Vec<RolloutId> = self.rollouts.iter().filter(|(_, e)| e.rollout.is_live()).map(|(id, _)| id.clone()).collect();
-        for id in live {
+        for id in self.live.clone() {
             self.tell(now, &id, Event::Returned);
+            self.refetch.insert(id);
         }
     }
 
     /// When [`State::tick`] has something to do.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Timestamp> {
-        self.rollouts.values().filter_map(|e| e.rollout.poll_timeout()).min()
+        self.alive().filter_map(|(_, e)| e.rollout.poll_timeout()).min()
     }
 
     /// Time has passed.
     pub fn tick(&mut self, now: Timestamp) {
         let due = |e: &Entry| e.rollout.poll_timeout().is_some_and(|at| at <= now);
-        let due: Vec<RolloutId> = self.rollouts.iter().filter(|(_, e)| due(e)).map(|(id, _)| id.clone()).collect();
+        let due: Vec<RolloutId> = self.alive().filter(|(_, e)| due(e)).map(|(id, _)| id.clone()).collect();
         for id in due {
             self.tell(now, &id, Event::Timeout);
+            self.refetch.insert(id);
         }
+    }
+
+    pub(super) fn alive(&self) -> impl Iterator<Item = (&RolloutId, &Entry)> {
+        self.live.iter().filter_map(|id| self.rollouts.get_key_value(id))
     }
 
     /// Takes an input in. `true` = stop once it is settled.
@@ -128,12 +162,23 @@ impl State {
             }
             Input::Report { host, session, report } => {
                 // Only the session that speaks for the host alone is heard.
-                if self.registry.get(&host).and_then(|h| h.session()).is_some_and(|s| s.id == session) {
+                if self.speaks(&host, session) {
                     self.reported(now, &host, *report);
                 } else if let Some(known) = self.registry.get_mut(&host) {
                     known.unheard(session, *report, now);
                 }
             }
+            Input::Samples { host, session, samples } => {
+                if self.speaks(&host, session) {
+                    self.measured(now, &host, &samples);
+                }
+            }
+            Input::Sides { host, session, sides } => {
+                if self.speaks(&host, session) {
+                    self.sided(now, &host, sides);
+                }
+            }
+            Input::Fetched { rollout, metric, group, result } => self.fetched(now, &rollout, &metric, group, result.as_ref()),
             Input::Gone { host, session } => self.gone(now, &host, session),
             Input::Joined(row) => {
                 let name = row.name.clone();
@@ -212,6 +257,11 @@ impl State {
         }
     }
 
+    /// Whether that session speaks for the host.
+    fn speaks(&self, host: &HostName, session: u64) -> bool {
+        self.registry.get(host).and_then(|h| h.session()).is_some_and(|s| s.id == session)
+    }
+
     fn reported(&mut self, now: Timestamp, host: &HostName, report: Report) {
         let Some(known) = self.registry.get_mut(host) else { return };
         let owned: Vec<(RolloutId, usize)> = report
@@ -220,6 +270,10 @@ impl State {
             .enumerate()
             .filter_map(|(at, c)| known.owners.get(&c.component).map(|(_, id)| (id.clone(), at)))
             .collect();
+        // The machine's numbers first: what a component says may be judged by them.
+        for id in self.concerned(host, None) {
+            self.tell(now, &id, Event::Facts(host, &report.host));
+        }
         for (id, at) in owned {
             if let Some(component) = report.components.get(at) {
                 self.tell(now, &id, Event::Report(host, component));
@@ -228,6 +282,44 @@ impl State {
         if let Some(known) = self.registry.get_mut(host) {
             known.said(report, now);
         }
+    }
+
+    fn measured(&mut self, now: Timestamp, host: &HostName, samples: &[Samples]) {
+        for of in samples {
+            for id in self.concerned(host, Some(&of.component)) {
+                self.tell(now, &id, Event::Samples(host, of));
+            }
+        }
+    }
+
+    fn sided(&mut self, now: Timestamp, host: &HostName, sides: Vec<SidesReport>) {
+        for of in &sides {
+            if let Some(id) = self.registry.owner(host, &of.component).cloned() {
+                self.tell(now, &id, Event::Sides(host, of));
+            }
+        }
+        if let Some(known) = self.registry.get_mut(host) {
+            known.said_sides(sides);
+        }
+    }
+
+    fn fetched(&mut self, now: Timestamp, id: &RolloutId, metric: &str, group: Group, result: Result<&Fetched, &String>) {
+        // It may have ended while the answer was on its way.
+        if self.live.contains(id) {
+            self.tell(now, id, Event::Fetched { metric, group, result: result.map_err(String::as_str) });
+        }
+    }
+
+    /// Live rollouts that have this component of the host (or any) among their
+    /// targets: not only the newest one measures there.
+    fn concerned(&self, host: &HostName, component: Option<&ComponentName>) -> Vec<RolloutId> {
+        // Every target of a rollout has an owner here, be it another rollout.
+        let Some(known) = self.registry.get(host) else { return Vec::new() };
+        let has = |rollout: &Rollout| match component {
+            Some(component) => rollout.generation(host, component).is_some(),
+            None => known.owners.keys().any(|c| rollout.generation(host, c).is_some()),
+        };
+        self.alive().filter(|(_, e)| has(&e.rollout)).map(|(id, _)| id.clone()).collect()
     }
 
     /// Says to every rollout that has a word in this host whether it is in contact.
@@ -265,14 +357,23 @@ impl State {
         for (host, component, generation) in rollout.generations() {
             self.registry.owned(host, component, generation, &id);
         }
-        let tick = Tick { seq: 0, state: rollout.state() };
         // Numbered when its first record is.
-        self.rollouts.insert(id.clone(), Entry { rollout, first_seq: 0, ticks: watch::channel(tick).0 });
-        self.touched.insert(id);
+        self.rollouts.insert(id.clone(), Entry::new(rollout, 0, 0));
+        self.touch(&id);
     }
 
+    /// It may have something to do; one that had ended may live again.
     pub(super) fn touch(&mut self, id: &RolloutId) {
+        self.live.insert(id.clone());
         self.touched.insert(id.clone());
+    }
+
+    /// A newer rollout takes over what these only watch.
+    pub(super) fn supersede(&mut self, now: Timestamp, older: &[RolloutId], newer: &RolloutId) {
+        for id in older {
+            tracing::info!(rollout = %id, %newer, "a newer rollout takes over");
+            self.tell(now, id, Event::Superseded(newer));
+        }
     }
 
     /// Writes down what hosts said since the last time.
@@ -283,6 +384,7 @@ impl State {
                 host: name.clone(),
                 agent: host.agent.clone(),
                 report: host.report.clone(),
+                sides: host.sides.clone(),
                 at: host.last_seen.unwrap_or_default(),
             });
         }
@@ -291,40 +393,88 @@ impl State {
     /// Collects what the batch decided.
     pub fn settle(&mut self, now: Timestamp) -> Outcome {
         let mut outcome = Outcome::default();
+        let mut rewatch = BTreeSet::new();
         for id in std::mem::take(&mut self.touched) {
             let Some(entry) = self.rollouts.get_mut(&id) else { continue };
             while let Some(action) = entry.rollout.poll_action() {
                 match action {
                     Action::Append(record) => {
-                        if let Record::Ordered { host, component, generation, .. } = &record {
-                            self.registry.owned(host, component, *generation, &id);
+                        if let Some((host, component, generation)) = minted(&record) {
+                            self.registry.owned(host, component, generation, &id);
                         }
                         outcome.records.push(NewRecord { rollout: id.clone(), at: now, record });
+                        self.refetch.insert(id.clone());
                     }
-                    Action::Send(host, assignment) => outcome.sends.push((host, assignment)),
-                    Action::SendSide(..) | Action::SendSwitch(..) | Action::Watch(_) => {}
+                    Action::Send(host, assignment) => outcome.sends.push((host, Word::Assign(assignment))),
+                    Action::SendSide(host, side) => outcome.sends.push((host, Word::Side(side))),
+                    Action::SendSwitch(host, order) => outcome.sends.push((host, Word::Switch(order))),
+                    Action::Watch(host) => {
+                        rewatch.insert(host);
+                    }
                 }
+            }
+            if entry.rollout.is_live() {
+                self.live.insert(id);
+            } else {
+                self.live.remove(&id);
             }
         }
         for host in std::mem::take(&mut self.batch.hellos) {
-            outcome.sends.extend(self.standing(&host).into_iter().map(|a| (host.clone(), a)));
+            outcome.sends.extend(self.standing(&host).into_iter().map(|word| (host.clone(), word)));
+            rewatch.insert(host);
         }
+        for host in rewatch {
+            // Who is not in contact hears it at its hello.
+            if self.registry.get(&host).is_some_and(|h| h.session().is_some()) {
+                let watches = self.watches(&host);
+                outcome.sends.push((host, Word::Watch(watches)));
+            }
+        }
+        outcome.fetches = self.fetches();
         outcome.changes = std::mem::take(&mut self.batch.changes);
         outcome.replies = std::mem::take(&mut self.batch.replies);
         outcome
     }
 
     /// All that a host is to hear at its hello: of each component the newest word.
-    fn standing(&self, host: &HostName) -> Vec<Assignment> {
+    fn standing(&self, host: &HostName) -> Vec<Word> {
         let Some(known) = self.registry.get(host) else { return Vec::new() };
-        let of = |id: &RolloutId| self.rollouts.get(id).map(|e| e.rollout.assignments(host)).unwrap_or_default();
         // A host that says itself how this generation ended need not hear of it.
-        let ended = |a: &Assignment| {
-            let said = known.report.iter().flat_map(|r| &r.components).find(|c| c.component == a.component);
-            said.is_some_and(|c| c.generation == a.generation && c.progress.is_final())
+        let ended = |component: &ComponentName, generation: Generation| {
+            known.components().find(|c| &c.component == component).is_some_and(|c| c.generation == generation && c.progress.is_final())
         };
-        let newest = known.owners.iter().filter_map(|(component, (_, id))| of(id).into_iter().find(|a| &a.component == component));
-        newest.filter(|a| !ended(a)).collect()
+        let mut words = Vec::new();
+        for (component, (_, id)) in &known.owners {
+            let Some(rollout) = self.rollouts.get(id).map(|e| &e.rollout) else { continue };
+            let assignment = rollout.assignments(host).into_iter().find(|a| &a.component == component);
+            words.extend(assignment.filter(|a| !ended(component, a.generation)).map(Word::Assign));
+            words.extend(rollout.sides(host).into_iter().filter(|s| &s.assignment.component == component).map(Word::Side));
+            words.extend(rollout.switches(host).into_iter().filter(|s| &s.component == component).map(Word::Switch));
+        }
+        words
+    }
+
+    /// Everything that shall be measured on a host, of all live rollouts.
+    fn watches(&self, host: &HostName) -> Vec<Watch> {
+        self.alive().flat_map(|(_, e)| e.rollout.watches(host)).collect()
+    }
+
+    /// All that is to be fetched, if it changed.
+    fn fetches(&mut self) -> Option<Vec<Wanted>> {
+        let mut changed = false;
+        for id in std::mem::take(&mut self.refetch) {
+            let Some(entry) = self.rollouts.get_mut(&id) else { continue };
+            let now = if entry.rollout.is_live() && entry.asks_sources() { entry.rollout.fetches() } else { Vec::new() };
+            changed |= now != entry.fetches;
+            entry.fetches = now;
+        }
+        let all = || {
+            let of = |(id, e): (&RolloutId, &Entry)| -> Vec<Wanted> {
+                e.fetches.iter().map(|f| Wanted { rollout: id.clone(), fetch: f.clone() }).collect()
+            };
+            self.rollouts.iter().filter(|(_, e)| !e.fetches.is_empty()).flat_map(of).collect()
+        };
+        changed.then(all)
     }
 
     /// Numbers what was appended: `first` is the number of the first record, whose
@@ -343,12 +493,22 @@ impl State {
         }
     }
 
-    /// Puts assignments where connected hosts find them; the others hear at their hello.
-    pub fn send(&self, sends: Vec<(HostName, Assignment)>) {
-        for (host, assignment) in sends {
+    /// Puts words where connected hosts find them; the others hear at their hello.
+    pub fn send(&self, sends: Vec<(HostName, Word)>) {
+        for (host, word) in sends {
             if let Some(session) = self.registry.get(&host).and_then(|h| h.session()) {
-                session.outbox.assign(assignment);
+                session.outbox.put(word);
             }
         }
+    }
+}
+
+/// The generation that a record uses up.
+fn minted(record: &Record) -> Option<(&HostName, &ComponentName, Generation)> {
+    match record {
+        Record::Ordered { host, component, generation, .. }
+        | Record::Switch { host, component, generation, .. }
+        | Record::Retired { host, component, generation, .. } => Some((host, component, *generation)),
+        _ => None,
     }
 }

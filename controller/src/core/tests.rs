@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidegate_protocol::report::{AgentFacts, HostFacts, Progress, Running, ServiceState};
 use tidegate_protocol::{
-    Assignment, BootId, ComponentReport, Digest, Generation, HostName, Intent, Phase, Release, ReleaseRef, Report, RolloutId, Timestamp,
+    Assignment, BootId, ComponentReport, Digest, Generation, HostName, Intent, Phase, Release, ReleaseRef, Report, RolloutId, Timestamp, Watch,
 };
 use tidegate_rollout::{Record, RolloutState, Spec, Verb};
 use tokio::sync::oneshot;
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::{Admitted, Answer, Input, Prepared, State};
 use crate::operator::doc::{PlanDoc, StartDoc};
 use crate::operator::msg::{ErrorCode, Request};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Word};
 use crate::registry::NotAdmitted;
 use crate::store::{HostRow, Loaded, NewRecord};
 
@@ -48,6 +48,7 @@ fn row(name: &str) -> HostRow {
         revoked_at: None,
         agent: None,
         last_report: None,
+        last_sides: vec![],
         last_seen: None,
     }
 }
@@ -121,12 +122,13 @@ struct Fleet {
     now: Timestamp,
     journal: Vec<NewRecord>,
     sent: Vec<(HostName, Assignment)>,
+    watched: Vec<(HostName, Vec<Watch>)>,
 }
 
 impl Fleet {
     fn new(hosts: &[&str]) -> Self {
         let loaded = Loaded { epoch: 1, hosts: hosts.iter().map(|h| row(h)).collect(), ..Loaded::default() };
-        Self { state: State::restore(loaded), now: Timestamp(1_000_000), journal: vec![], sent: vec![] }
+        Self { state: State::restore(loaded), now: Timestamp(1_000_000), journal: vec![], sent: vec![], watched: vec![] }
     }
 
     fn input(&mut self, input: Input) {
@@ -140,7 +142,13 @@ impl Fleet {
         let touched: Vec<RolloutId> = outcome.records.iter().map(|r| r.rollout.clone()).collect();
         self.journal.extend(outcome.records);
         self.state.appended(first, &touched);
-        self.sent.extend(outcome.sends.clone());
+        for (host, word) in outcome.sends.clone() {
+            match word {
+                Word::Assign(assignment) => self.sent.push((host, assignment)),
+                Word::Watch(watches) => self.watched.push((host, watches)),
+                Word::Side(_) | Word::Switch(_) => {}
+            }
+        }
         self.state.send(outcome.sends);
         outcome.replies.into_iter().for_each(|reply| reply());
     }
@@ -278,7 +286,7 @@ fn a_journal_refolded_says_the_same_assignments_again() {
         rollouts: vec![crate::store::LoadedRollout { id: started.id.clone(), first_seq: 1, last_seq: 9, records }],
         ..Loaded::default()
     };
-    let mut again = Fleet { state: State::restore(loaded), now: fleet.now, journal: vec![], sent: vec![] };
+    let mut again = Fleet { state: State::restore(loaded), now: fleet.now, journal: vec![], sent: vec![], watched: vec![] };
     again.state.returned(again.now);
     again.settle();
     assert!(again.journal.iter().any(|r| r.record == Record::Returned));
@@ -362,7 +370,7 @@ fn a_word_of_before_a_restart_proves_nothing_and_a_restart_is_no_silence() {
     // Its row was written long ago: it may have been moved on since.
     let stale = HostRow { last_report, last_seen: Some(Timestamp(1)), ..row("a") };
     let loaded = Loaded { epoch: 1, hosts: vec![stale], ..Loaded::default() };
-    let mut again = Fleet { state: State::restore(loaded), now: Timestamp(9_000_000), journal: vec![], sent: vec![] };
+    let mut again = Fleet { state: State::restore(loaded), now: Timestamp(9_000_000), journal: vec![], sent: vec![], watched: vec![] };
     again.state.returned(again.now);
     assert_eq!(actions(&mut again), ["change"]);
     let two = again.start("1", None).unwrap();

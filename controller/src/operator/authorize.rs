@@ -48,7 +48,9 @@ impl Needs {
             | Request::ReleaseUpload { .. }
             | Request::ReleaseImport { .. }
             | Request::RolloutStart { .. }
-            | Request::RolloutVerb { .. } => Self::Operator,
+            | Request::RolloutVerb { .. }
+            | Request::RolloutDeclare { .. }
+            | Request::RolloutAttest { .. } => Self::Operator,
             Request::TokenCreate { .. } => Self::Admin,
         }
     }
@@ -129,7 +131,9 @@ mod tests {
             (Request::RolloutWatch { id: id.clone(), after_seq: 0, stop_at_person: false }, Needs::Viewer),
             (Request::RolloutEvents { id: id.clone() }, Needs::Viewer),
             (Request::RolloutWait { id: id.clone(), until: vec![], timeout: None }, Needs::Viewer),
-            (Request::RolloutVerb { id: id.clone(), verb: Verb::Halt, reason }, Needs::Operator),
+            (Request::RolloutVerb { id: id.clone(), verb: Verb::Halt, reason: reason.clone() }, Needs::Operator),
+            (Request::RolloutDeclare { id: id.clone(), what: String::new(), reason: reason.clone() }, Needs::Operator),
+            (Request::RolloutAttest { id: id.clone(), item: String::new(), note: reason }, Needs::Operator),
             (Request::RolloutExplain { id }, Needs::Viewer),
         ]
     }

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tidegate_protocol::report::ServiceState;
-use tidegate_protocol::{Digest, HostName, ReleaseId, RolloutId, Timestamp};
+use tidegate_protocol::side::SwitchProgress;
+use tidegate_protocol::{Digest, HostName, ReleaseId, RolloutId, Side, Timestamp};
 use tidegate_rollout::{Plan, RolloutState};
 
 /// The schema of these documents.
@@ -107,6 +108,22 @@ pub struct HostComponentDoc {
     pub cpu_percent: f64,
     /// Resident.
     pub memory_bytes: u64,
+    /// Blue-green: both sides; the fields above are those of the one that serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sides: Option<HostSidesDoc>,
+}
+
+/// The two sides of a component on a host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostSidesDoc {
+    /// The side that serves; null before the first switch.
+    pub active: Option<Side>,
+    /// none, switching, switched, failed, stuck.
+    pub switch: SwitchProgress,
+    /// Of the newest switch order that the host has seen.
+    pub generation: String,
+    /// `blue` and `green`, those that were ever assigned.
+    pub sides: BTreeMap<String, HostComponentDoc>,
 }
 
 /// Sentences for a person, the most important first.

@@ -151,7 +151,7 @@ pub enum Request {
         /// Then exit code 7.
         timeout: Option<Millis>,
     },
-    /// pause, resume, halt, rollback: the status document as it is then.
+    /// pause, resume, promote, ack, halt, rollback: the status document as it is then.
     RolloutVerb {
         /// Which.
         id: RolloutId,
@@ -164,6 +164,24 @@ pub enum Request {
     RolloutExplain {
         /// Which.
         id: RolloutId,
+    },
+    /// Somebody saw what no metric shows: the status document as it is then.
+    RolloutDeclare {
+        /// Which.
+        id: RolloutId,
+        /// `data-corruption`, `security-incident`, or what the plan names.
+        what: String,
+        /// What was seen.
+        reason: String,
+    },
+    /// A person vouches for an item of a stage: the status document as it is then.
+    RolloutAttest {
+        /// Which.
+        id: RolloutId,
+        /// As the plan names it.
+        item: String,
+        /// What was looked at.
+        note: String,
     },
 }
 

@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::core::{CoreHandle, Prepared, Stopping, check_labels, json};
 use crate::depot::Depot;
 use crate::registry::Labels;
+use crate::sources::Sources;
 use crate::store::{NewToken, Store};
 
 /// From the stream's opening to the whole request.
@@ -44,6 +45,7 @@ pub struct Operators {
     pub(super) core: CoreHandle,
     pub(super) store: Store,
     pub(super) depot: Arc<Depot>,
+    pub(super) sources: Sources,
     pub(super) clock: Clock,
     ca_pin: Digest,
     places: Arc<Semaphore>,
@@ -95,11 +97,12 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 impl Operators {
     /// For all operators of a controller. `ca_pin` goes into tokens.
     #[must_use]
-    pub fn new(core: CoreHandle, store: Store, depot: Arc<Depot>, clock: Clock, ca_pin: Digest) -> Self {
+    pub fn new(core: CoreHandle, store: Store, depot: Arc<Depot>, sources: Sources, clock: Clock, ca_pin: Digest) -> Self {
         Self {
             core,
             store,
             depot,
+            sources,
             clock,
             ca_pin,
             places: Arc::new(Semaphore::new(REQUESTS_MAX)),

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{Connection, Row, Transaction, params};
+use serde::{Deserialize, Serialize};
 use tidegate_protocol::report::AgentFacts;
-use tidegate_protocol::{Digest, HostName, Report, Timestamp};
+use tidegate_protocol::{Digest, HostName, Report, SidesReport, Timestamp};
 
 use super::{Store, StoreError, at, json, ms, parsed, to_json};
 
@@ -31,6 +32,8 @@ pub struct HostRow {
     pub agent: Option<AgentFacts>,
     /// Written lazily: so that a restarted controller knows what hosts run.
     pub last_report: Option<Report>,
+    /// Written with it.
+    pub last_sides: Vec<SidesReport>,
     /// Last contact, as of the last write.
     pub last_seen: Option<Timestamp>,
 }
@@ -51,9 +54,25 @@ pub enum HostChange {
         agent: Option<AgentFacts>,
         /// Whole.
         report: Option<Report>,
+        /// Whole.
+        sides: Vec<SidesReport>,
         /// When.
         at: Timestamp,
     },
+}
+
+/// What stands in the column of the last report: the report, and beside its
+/// fields those that came later.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    report: Report,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    sides: Vec<SidesReport>,
+}
+
+fn kept(report: Option<&Report>, sides: &[SidesReport]) -> rusqlite::Result<Option<String>> {
+    report.map(|report| to_json(&Kept { report: report.clone(), sides: sides.to_vec() })).transpose()
 }
 
 impl Store {
@@ -81,6 +100,8 @@ pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<HostRow>> {
 fn read(row: &Row<'_>) -> rusqlite::Result<HostRow> {
     // What a host once said is a convenience: an older form of it is forgotten, not fatal.
     let lenient = |text: Option<String>| text.and_then(|t| serde_json::from_str(&t).ok());
+    let kept: Option<Kept> = lenient(row.get(9)?);
+    let (last_report, last_sides) = kept.map(|k| (k.report, k.sides)).unzip();
     Ok(HostRow {
         name: parsed(0, &row.get::<_, String>(0)?)?,
         labels: json(1, &row.get::<_, String>(1)?)?,
@@ -91,7 +112,8 @@ fn read(row: &Row<'_>) -> rusqlite::Result<HostRow> {
         enrolled_at: at(row.get(6)?),
         revoked_at: row.get::<_, Option<i64>>(7)?.map(at),
         agent: row.get::<_, Option<String>>(8)?.and_then(|t| serde_json::from_str(&t).ok()),
-        last_report: lenient(row.get(9)?),
+        last_report,
+        last_sides: last_sides.unwrap_or_default(),
         last_seen: row.get::<_, Option<i64>>(10)?.map(at),
     })
 }
@@ -104,9 +126,9 @@ pub(super) fn change(transaction: &Transaction<'_>, change: &HostChange) -> rusq
         HostChange::Drained(host, reason) => {
             transaction.prepare_cached("UPDATE hosts SET drained = ?2 WHERE name = ?1")?.execute(params![host.as_str(), reason])?
         }
-        HostChange::Seen { host, agent, report, at } => {
+        HostChange::Seen { host, agent, report, sides, at } => {
             let agent = agent.as_ref().map(to_json).transpose()?;
-            let report = report.as_ref().map(to_json).transpose()?;
+            let report = kept(report.as_ref(), sides)?;
             transaction
                 .prepare_cached("UPDATE hosts SET agent = ?2, last_report = ?3, last_seen_at = ?4 WHERE name = ?1")?
                 .execute(params![host.as_str(), agent, report, ms(*at)])?
@@ -117,7 +139,7 @@ pub(super) fn change(transaction: &Transaction<'_>, change: &HostChange) -> rusq
 
 pub(super) fn upsert(transaction: &Transaction<'_>, row: &HostRow) -> rusqlite::Result<()> {
     let agent = row.agent.as_ref().map(to_json).transpose()?;
-    let report = row.last_report.as_ref().map(to_json).transpose()?;
+    let report = kept(row.last_report.as_ref(), &row.last_sides)?;
     transaction
         .prepare_cached(&format!("INSERT OR REPLACE INTO hosts ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"))?
         .execute(params![

@@ -112,7 +112,9 @@ fn append(transaction: &Transaction<'_>, head: &mut Head, new: &NewRecord) -> ru
         Record::Started { from, .. } => {
             from.iter().try_for_each(|origin| fence(transaction, &origin.host, &origin.component, origin.generation, &new.rollout))
         }
-        Record::Ordered { host, component, generation, .. } => fence(transaction, host, component, *generation, &new.rollout),
+        Record::Ordered { host, component, generation, .. }
+        | Record::Switch { host, component, generation, .. }
+        | Record::Retired { host, component, generation, .. } => fence(transaction, host, component, *generation, &new.rollout),
         _ => Ok(()),
     }
 }

@@ -230,7 +230,7 @@ async fn host_changes_ride_with_the_records() {
     let changes = vec![
         HostChange::Labels(host("a"), labels.clone()),
         HostChange::Drained(host("a"), Some("disk".into())),
-        HostChange::Seen { host: host("a"), agent: None, report: None, at: Timestamp(7) },
+        HostChange::Seen { host: host("a"), agent: None, report: None, sides: vec![], at: Timestamp(7) },
     ];
     store.append(vec![], changes).await.unwrap();
     drop(store);

@@ -168,6 +168,7 @@ impl Store {
                     revoked_at: None,
                     agent: None,
                     last_report: None,
+                    last_sides: Vec::new(),
                     last_seen: None,
                 },
             };
