@@ -168,6 +168,15 @@ pub enum Record {
         /// Who.
         by: Option<String>,
     },
+    /// An alert fires, seen for the first time.
+    Alert {
+        /// Alertmanager's own name for it.
+        fingerprint: String,
+        /// Name, labels, summary.
+        text: String,
+        /// It fired before the first swap: listed apart, and does not count.
+        before: bool,
+    },
     /// A person attests an item.
     Attested {
         /// Which.

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use tidegate_protocol::report::SmokeResult;
 use tidegate_protocol::{Cause, ComponentName, Digest, Generation, HostName, Intent, Phase, ReleaseId, ReleaseRef, RolloutId, Timestamp};
 
-use crate::record::{Record, RolloutState, Step, TargetState, WaveState};
+use crate::gate::{Group, Judgement, Observed};
+use crate::record::{GateStep, InvestigationStep, Record, RolloutState, Step, TargetState, WaveState};
 use crate::rollout::{Rollout, TargetRun};
-use crate::spec::Strategy;
+use crate::spec::{Strategy, TriggerAction};
 
 /// The schema of the documents here.
 pub const SCHEMA: u32 = 1;
@@ -48,8 +49,29 @@ pub struct StatusDoc {
     pub waves: Vec<WaveDoc>,
     /// In order of the plan.
     pub hosts: Vec<HostDoc>,
-    /// Verdicts.
+    /// Verdicts: of every stage the last one.
     pub gates: Vec<GateDoc>,
+    /// What is observed now.
+    #[serde(default)]
+    pub observation: Option<ObservationDoc>,
+    /// In order of the plan.
+    #[serde(default)]
+    pub triggers: Vec<TriggerDoc>,
+    /// Of the built-in triggers, those without a source, with why.
+    #[serde(default)]
+    pub not_armed: Vec<String>,
+    /// The values before the first swap.
+    #[serde(default)]
+    pub baseline: Vec<Observed>,
+    /// Alerts that fired since the first swap.
+    #[serde(default)]
+    pub alerts: Vec<String>,
+    /// Alerts that fired before it.
+    #[serde(default)]
+    pub alerts_before: Vec<String>,
+    /// Forward, verify, back, verify.
+    #[serde(default)]
+    pub drill: bool,
 }
 
 /// A wave in the status.
@@ -115,6 +137,44 @@ pub struct GateDoc {
     pub limit: Option<f64>,
     /// From how many samples.
     pub samples: u64,
+    /// `%`, `ms`, `/s` or nothing: of observed and limit.
+    pub unit: String,
+    /// One sentence: value, limit, reference, and what is missing.
+    pub reason: String,
+    /// The one host that decided, if it was not the value of all.
+    pub host: Option<HostName>,
+    /// Which stage of the plan.
+    pub stage: String,
+    /// Shown, but does not decide.
+    pub advisory: bool,
+    /// A row of the performance baseline: limit = expected, observed = actual.
+    pub perf: bool,
+}
+
+/// A trigger in the status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TriggerDoc {
+    /// As written.
+    pub when: String,
+    /// rollback, investigate, emergency.
+    pub action: TriggerAction,
+    /// armed, off (before the first swap, or it has ended), investigating.
+    pub state: String,
+}
+
+/// The open observation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservationDoc {
+    /// Which stage of the plan.
+    pub stage: String,
+    /// After which wave.
+    pub wave: usize,
+    /// RFC 3339, UTC.
+    pub since: String,
+    /// RFC 3339, UTC; null while its clock stands.
+    pub until: Option<String>,
+    /// It was inconclusive once.
+    pub extended: bool,
 }
 
 /// Unix milliseconds as RFC 3339, UTC, with milliseconds (civil-from-days after
@@ -144,8 +204,18 @@ pub fn status(rollout: &Rollout) -> StatusDoc {
     for target in rollout.targets() {
         by_wave.entry(target.wave).or_default().push(target);
     }
-    let of_wave = |index| wave_state(rollout.state(), by_wave.get(&index).map_or(&[], Vec::as_slice));
+    let of_wave = |index| {
+        let own = wave_state(rollout.state(), by_wave.get(&index).map_or(&[], Vec::as_slice));
+        gated(rollout, index, own, by_wave.get(&index).is_none_or(Vec::is_empty))
+    };
+    let blue_green = plan.blue_green.is_some();
     let mut hosts: Vec<HostDoc> = rollout.targets().iter().map(host_doc).collect();
+    for (doc, target) in hosts.iter_mut().zip(rollout.targets()) {
+        // Prepared, but traffic is where it was.
+        if blue_green && doc.state == TargetState::Confirmed && !target.switched() {
+            doc.state = TargetState::Healthy;
+        }
+    }
     for component in &plan.components {
         for (names, state) in [(&component.unchanged, TargetState::Confirmed), (&component.skipped, TargetState::Skipped)] {
             for host in names {
@@ -175,7 +245,7 @@ pub fn status(rollout: &Rollout) -> StatusDoc {
         id: rollout.id().clone(),
         state: rollout.state(),
         reason: rollout.reason().to_string(),
-        waiting_for: matches!(rollout.state(), RolloutState::Paused | RolloutState::AwaitingApproval).then(|| "person".to_string()),
+        waiting_for: waits_for_person(rollout).then(|| "person".to_string()),
         paused_by: rollout.paused_by().map(ToString::to_string),
         release: plan.release.id.clone(),
         plan_digest: plan.digest(),
@@ -189,7 +259,111 @@ pub fn status(rollout: &Rollout) -> StatusDoc {
             .map(|w| WaveDoc { index: w.index, name: w.name.clone(), state: of_wave(w.index), hosts: w.hosts.clone() })
             .collect(),
         hosts,
-        gates: Vec::new(),
+        gates: gate_docs(rollout),
+        observation: rollout.gate.as_ref().zip(rollout.stage()).map(|(gate, (_, stage))| ObservationDoc {
+            stage: stage.name.clone(),
+            wave: gate.wave,
+            since: rfc3339(gate.opened_at.0),
+            until: gate.held_since.is_none().then(|| rfc3339(gate.ends_at.0)),
+            extended: gate.extended,
+        }),
+        triggers: trigger_docs(rollout),
+        not_armed: plan.gating.not_armed.clone(),
+        baseline: rollout.sealed.clone(),
+        alerts: rollout.alerts_new.values().cloned().collect(),
+        alerts_before: rollout.alerts_before.values().cloned().collect(),
+        drill: plan.drill,
+    }
+}
+
+/// A rollout whose source is in error goes on by itself, until a person is asked.
+fn waits_for_person(rollout: &Rollout) -> bool {
+    let only_blind = rollout.blind_since.is_some()
+        && rollout.blind_asked.is_none()
+        && rollout.paused_by().is_none()
+        && rollout.asked_at.is_none()
+        && rollout.investigation.is_none();
+    match rollout.state() {
+        RolloutState::AwaitingApproval => true,
+        RolloutState::Paused => !only_blind,
+        _ => false,
+    }
+}
+
+/// The open gate as it stands now, the others as they were last journaled.
+fn gate_docs(rollout: &Rollout) -> Vec<GateDoc> {
+    let stages = &rollout.plan().gating.stages;
+    let open = rollout.gate.as_ref().and(rollout.stage()).map(|(at, stage)| (at, rollout.judge_stage(rollout.now(), stage)));
+    let mut out = Vec::new();
+    for (at, stage) in stages.iter().enumerate() {
+        let doc = |judgement: &Judgement, wave: usize| GateDoc {
+            wave,
+            name: judgement.name.clone(),
+            verdict: judgement.verdict.word().to_string(),
+            observed: judgement.observed.map(tidegate_protocol::Number::get),
+            limit: judgement.limit.map(tidegate_protocol::Number::get),
+            samples: judgement.samples,
+            unit: judgement.unit.clone(),
+            reason: judgement.reason.clone(),
+            host: judgement.host.clone(),
+            stage: stage.name.clone(),
+            advisory: judgement.advisory,
+            perf: judgement.perf,
+        };
+        match &open {
+            Some((now_at, judgements)) if *now_at == at => {
+                let wave = rollout.gate.as_ref().map_or(stage.after_wave, |g| g.wave);
+                out.extend(judgements.iter().map(|j| doc(j, wave)));
+            }
+            _ => {
+                if let Some(judged) = rollout.judged.get(&at) {
+                    out.extend(judged.judgements.iter().map(|j| doc(j, judged.wave)));
+                }
+            }
+        }
+    }
+    out
+}
+
+fn trigger_docs(rollout: &Rollout) -> Vec<TriggerDoc> {
+    let armed = rollout.is_live() && rollout.changed_anything();
+    let investigated = rollout.investigation.as_ref().map(|i| i.trigger);
+    let state = |at: usize, declared: bool| {
+        if investigated == Some(at) {
+            "investigating"
+        } else if armed || (declared && rollout.is_live()) {
+            "armed"
+        } else {
+            "off"
+        }
+    };
+    let triggers = rollout.plan().gating.triggers.iter().enumerate();
+    triggers.map(|(at, t)| TriggerDoc { when: t.when.to_string(), action: t.action, state: state(at, t.declared.is_some()).to_string() }).collect()
+}
+
+/// What a wave's gate makes of its state.
+fn gated(rollout: &Rollout, wave: usize, own: WaveState, empty: bool) -> WaveState {
+    let stages = &rollout.plan().gating.stages;
+    let Some((at, stage)) = stages.iter().enumerate().find(|(_, s)| s.after_wave >= wave) else { return own };
+    if rollout.overridden.contains(&wave) && own == WaveState::Passed {
+        return WaveState::Overridden;
+    }
+    let back = matches!(rollout.state(), RolloutState::RollingBack | RolloutState::RolledBack | RolloutState::Mixed);
+    if stage.standing || back {
+        return own;
+    }
+    let reached = rollout.passed > at || rollout.gate.as_ref().is_some_and(|_| rollout.passed == at);
+    match own {
+        // A wave without hosts is where its gate is.
+        WaveState::Passed | WaveState::Pending if empty && !reached => WaveState::Pending,
+        WaveState::Passed | WaveState::Pending if rollout.passed > at && (empty || own == WaveState::Passed) => {
+            if rollout.overridden.contains(&stage.after_wave) { WaveState::Overridden } else { WaveState::Passed }
+        }
+        // The hosts are done, the observation is not; a watch holds nothing up.
+        WaveState::Passed | WaveState::Pending if reached && stage.after_wave == wave => WaveState::Baking,
+        WaveState::Passed if reached => WaveState::Passed,
+        WaveState::Passed if rollout.state() != RolloutState::Completed => WaveState::Open,
+        other => other,
     }
 }
 
@@ -252,7 +426,8 @@ pub fn explain(rollout: &Rollout, now: Timestamp) -> Vec<String> {
         }));
         return out;
     }
-    if rollout.state() == RolloutState::Paused {
+    out.extend(explain_gate(rollout, now));
+    if rollout.state() == RolloutState::Paused && rollout.paused_by().is_some() {
         out.push("nobody is admitted until `tidegate rollout resume`; `rollback` and `halt` work too".to_string());
     }
     for target in rollout.targets() {
@@ -285,6 +460,57 @@ pub fn explain(rollout: &Rollout, now: Timestamp) -> Vec<String> {
         out.push(format!("{waiting} staged host(s) wait for their turn in the window"));
     }
     out
+}
+
+/// Why the open gate is open, and what each criterion says.
+fn explain_gate(rollout: &Rollout, now: Timestamp) -> Vec<String> {
+    let mut out = Vec::new();
+    if let Some(open) = &rollout.investigation {
+        let when = rollout.plan().gating.triggers.get(open.trigger).map(|t| t.when.to_string()).unwrap_or_default();
+        let acked = if open.acked { "acknowledged" } else { "not acknowledged" };
+        out.push(format!("trigger {when} is investigated ({acked}); it goes back in {} s", open.until.since(now).0 / 1_000));
+    }
+    if rollout.waits_for_switch() {
+        out.push("every side is prepared; `tidegate rollout promote` moves the traffic".to_string());
+    }
+    let (Some(gate), Some((_, stage))) = (&rollout.gate, rollout.stage()) else { return out };
+    let clock = match gate.held_since {
+        Some(_) => "its clock stands".to_string(),
+        None => format!("{} s left", gate.ends_at.since(now).0 / 1_000),
+    };
+    let extended = if gate.extended { ", extended once" } else { "" };
+    out.push(format!("gate {}: observed for {} s, {clock}{extended}", stage.name, now.since(gate.opened_at).0 / 1_000));
+    if let Some(asked) = rollout.asked_at {
+        let deadline = rollout.plan().gating.analysis.deadline;
+        out.push(format!("a person is asked: `promote`, `resume` or `rollback`; it goes back in {} s", (asked + deadline).since(now).0 / 1_000));
+    }
+    for judgement in rollout.judge_stage(now, stage) {
+        let advisory = if judgement.advisory { " (advisory)" } else { "" };
+        out.push(format!("{}{advisory} is {}: {}", judgement.name, judgement.verdict.word(), judgement.reason));
+    }
+    out
+}
+
+/// Values in one line.
+fn values_text(values: &[Observed]) -> String {
+    let text = |o: &Observed| {
+        let group = match o.group {
+            Group::Baseline => "",
+            Group::Changed => " changed",
+            Group::Control => " control",
+            Group::Worst => " worst host",
+        };
+        let value = o.value.map_or_else(|| "nothing".to_string(), |v| round(v.get()));
+        format!("{}{group} {value} ({} samples)", o.metric, o.samples)
+    };
+    values.iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
+/// Three digits behind the point at most.
+fn round(value: f64) -> String {
+    let text = format!("{value:.3}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    text.to_string()
 }
 
 /// One journal record for people: where, and one sentence.
@@ -331,7 +557,62 @@ pub fn describe(record: &Record) -> (Option<HostName>, Option<ComponentName>, St
         Record::Fenced { host, component, generation } => {
             (Some(host.clone()), Some(component.clone()), format!("a refused rollout used generation {generation} since"))
         }
-        Record::Baseline { .. } | Record::Observed { .. } | Record::Judged { .. } | Record::Gate { .. } | Record::Tripped { .. } | Record::Investigation { .. } | Record::Attested { .. } | Record::Switch { .. } | Record::Switched { .. } | Record::Retired { .. } | Record::Drilled { .. } => (None, None, String::new()),
+        Record::Baseline { values } => (None, None, format!("baseline sealed: {}", values_text(values))),
+        Record::Observed { values, .. } => (None, None, format!("seen: {}", values_text(values))),
+        Record::Judged { verdict, judgements, .. } => {
+            let of: Vec<String> = judgements.iter().map(|j| format!("{} {} ({})", j.name, j.verdict.word(), j.reason)).collect();
+            (None, None, format!("gate is {}: {}", verdict.word(), of.join("; ")))
+        }
+        Record::Gate { step, reason, .. } => {
+            let what = match step {
+                GateStep::Opened => "observation begins",
+                GateStep::Extended => "inconclusive, observed once more",
+                GateStep::Asked => "a person is asked",
+                GateStep::Passed => "gate passed",
+                GateStep::Overridden => "gate overridden",
+                GateStep::Failed => "gate failed",
+                GateStep::Blind => "a source cannot be read: neither forward nor back",
+                GateStep::Sighted => "sources can be read again",
+            };
+            (None, None, format!("{what}: {reason}"))
+        }
+        Record::Tripped { when, reason, host, after_ms, action, .. } => {
+            let does = match action {
+                TriggerAction::Rollback => "rolls back",
+                TriggerAction::Investigate => "is investigated",
+                TriggerAction::Emergency => "takes all hosts back at once",
+            };
+            (host.clone(), None, format!("trigger {when} {does}: {reason} ({after_ms} ms after the sample came)"))
+        }
+        Record::Investigation { step, by, .. } => match step {
+            InvestigationStep::Acknowledged => {
+                (None, None, format!("investigation acknowledged by {}", by.as_deref().unwrap_or("somebody")))
+            }
+            InvestigationStep::Cleared => (None, None, "investigation over: the condition does not hold any more".to_string()),
+        },
+        Record::Alert { text, before, .. } => {
+            (None, None, if *before { format!("alert fired before the start: {text}") } else { format!("alert fires: {text}") })
+        }
+        Record::Attested { item, by, note } => (None, None, format!("{by} attests {item}: {note}")),
+        Record::Switch { host, component, to, intent, generation } => {
+            let back = if *intent == Intent::Back { " back" } else { "" };
+            (Some(host.clone()), Some(component.clone()), format!("told to switch{back} to {to} (generation {generation})"))
+        }
+        Record::Switched { host, component, active, failure, .. } => {
+            let text = match (failure, active) {
+                (None, Some(side)) => format!("traffic is on {side}"),
+                (None, None) => "switched".to_string(),
+                (Some(failure), _) => format!("switch failed: {}: {}", failure.cause, failure.message),
+            };
+            (Some(host.clone()), Some(component.clone()), text)
+        }
+        Record::Retired { host, component, side, .. } => {
+            (Some(host.clone()), Some(component.clone()), format!("the old side {side} is stopped"))
+        }
+        Record::Drilled { passed, forward_ms, back_ms } => {
+            let how = if *passed { "passed" } else { "did not pass" };
+            (None, None, format!("drill {how}: forward in {forward_ms} ms, back in {back_ms} ms"))
+        }
         Record::Returned => (None, None, "the controller came back and goes on".to_string()),
         Record::Healed { host, component, release } => {
             let on = release.as_ref().map_or_else(|| "nothing".to_string(), |r| r.id.to_string());

@@ -1,15 +1,18 @@
 //! Applying a record: the only place where a rollout's journaled state changes.
 //! Decides nothing, so that an old journal reads the same for ever.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use tidegate_protocol::{Intent, Phase, RolloutId, Timestamp};
 
-use super::{Contact, GRACE, LOST_IN_WAVE, Live, Order, Rollout, TargetRun};
+use super::book::Book;
+use super::switching::Switch;
+use super::{Contact, GRACE, GateRun, Investigation, Judged, LOST_IN_WAVE, Live, Order, Rollout, TargetRun};
 use crate::plan::Plan;
-use crate::record::{Origin, Record, RolloutState, Step, TargetState, Verb};
+use crate::record::{GateStep, InvestigationStep, Origin, Record, RolloutState, Step, TargetState, Verb};
+use crate::spec::TriggerAction;
 
 impl Rollout {
     pub(super) fn blank(id: RolloutId, plan: Plan, by: String, origins: Vec<Origin>, at: Timestamp) -> Self {
@@ -43,11 +46,14 @@ impl Rollout {
                     confirmed_as: None,
                     forgiven: 0,
                     back_settled: false,
+                    switch: None,
+                    retired: None,
                     live: Live { moved_at: at, ..Live::default() },
                     origin,
                 }
             })
             .collect();
+        let trigger_from = plan.gating.triggers.iter().map(|_| Timestamp(0)).collect();
         // Until somebody says otherwise, nobody is in contact.
         let lost = Contact { up: false, since: at - LOST_IN_WAVE - GRACE };
         Self {
@@ -71,6 +77,29 @@ impl Rollout {
             confirmations: 0,
             staging_moved_at: at,
             actions: VecDeque::new(),
+            sealed: Vec::new(),
+            gate: None,
+            passed: 0,
+            past_wave: 0,
+            overridden: BTreeSet::new(),
+            promoted_all: None,
+            asked_at: None,
+            blind_since: None,
+            blind_asked: None,
+            investigation: None,
+            trigger_from,
+            emergency: false,
+            judged: BTreeMap::new(),
+            attested: BTreeMap::new(),
+            alerts_before: BTreeMap::new(),
+            alerts_new: BTreeMap::new(),
+            switch_go: false,
+            first_swap_at: None,
+            last_confirmed_at: None,
+            back_began_at: None,
+            observed_at: at,
+            triggers_at: at,
+            book: Book::default(),
             now: at,
             looked_at: at,
         }
@@ -85,13 +114,28 @@ impl Rollout {
                 self.reason.clone_from(reason);
                 self.state_since = at;
                 self.ended_at = to.is_terminal().then_some(at);
-                if *to != RolloutState::Paused {
-                    self.paused_by = None;
+                if *to == RolloutState::Paused {
+                    if let Some(gate) = &mut self.gate {
+                        gate.held_since.get_or_insert(at);
+                    }
+                } else {
+                    (self.paused_by, self.asked_at, self.blind_since, self.blind_asked) = (None, None, None, None);
+                    // Time that nobody could use does not count as observation.
+                    if let Some(gate) = &mut self.gate
+                        && let Some(held) = gate.held_since.take()
+                    {
+                        gate.ends_at = gate.ends_at + at.since(held);
+                    }
                 }
                 if to.is_terminal() {
                     self.halting = None;
+                    self.investigation = None;
+                    self.gate = None;
                 }
                 if *to == RolloutState::RollingBack {
+                    self.investigation = None;
+                    self.gate = None;
+                    self.back_began_at = Some(at);
                     // A halt that was said before is overtaken: by a person's later
                     // word, or by a failure while triggers were still armed.
                     self.halting = None;
@@ -105,7 +149,7 @@ impl Rollout {
                 self.staging_moved_at = at;
             }
             Record::Ordered { host, component, generation, intent, target, phase, integration } => {
-                let Some(run) = self.at(host, component).and_then(|i| self.targets.get_mut(i)) else { return };
+                let Some(run) = self.index.get(&(host.clone(), component.clone())).and_then(|i| self.targets.get_mut(*i)) else { return };
                 let same = run.generation == *generation;
                 let swap_at = run
                     .order
@@ -124,6 +168,7 @@ impl Rollout {
                     (Intent::Forward, Phase::Swap) => {
                         run.state = TargetState::Swapping;
                         run.swap_ordered = true;
+                        self.first_swap_at.get_or_insert(at);
                     }
                     (Intent::Forward, _) => {}
                 }
@@ -157,13 +202,24 @@ impl Rollout {
                 }
                 if *to == TargetState::Confirmed {
                     self.confirmations += 1;
+                    self.last_confirmed_at = Some(at);
+                    run.live.vigil = super::vigil::Vigil::default();
                     run.confirmed_as = Some(self.confirmations);
                 }
             }
             Record::Said { verb, by, reason } => match verb {
                 Verb::Halt => self.halting = Some(reason.clone()),
                 Verb::Pause => self.paused_by = Some(by.clone()),
-                _ => {}
+                // Resumed, though something else may keep it where it is.
+                Verb::Resume => (self.paused_by, self.asked_at) = (None, None),
+                Verb::Promote | Verb::PromoteAll => {
+                    if *verb == Verb::PromoteAll {
+                        self.promoted_all = Some(reason.clone());
+                    }
+                    self.paused_by = None;
+                    self.switch_go |= self.step == Step::Switching;
+                }
+                Verb::Rollback | Verb::Ack => {}
             },
             Record::Found { origin } => {
                 if let Some(run) = self.at(&origin.host, &origin.component).and_then(|i| self.targets.get_mut(i)) {
@@ -176,7 +232,100 @@ impl Rollout {
                 }
             }
             Record::Returned => self.returned_at = Some(at),
-            _ => {}
+            Record::Baseline { values } => self.sealed.clone_from(values),
+            Record::Observed { .. } => self.observed_at = at,
+            Record::Judged { stage, wave, verdict, judgements } => {
+                let judged = Judged { at, wave: *wave, verdict: *verdict, judgements: judgements.clone() };
+                self.judged.insert(*stage, judged);
+            }
+            Record::Gate { stage, wave, step, .. } => self.apply_gate(at, *stage, *wave, *step),
+            Record::Tripped { trigger, action, .. } => match (action, trigger) {
+                (TriggerAction::Investigate, Some(index)) => {
+                    let after = self.plan.gating.triggers.get(*index).map_or(tidegate_protocol::Millis(0), |t| t.after);
+                    self.investigation = Some(Investigation::opened(*index, at, after));
+                }
+                (TriggerAction::Emergency, _) => self.emergency = true,
+                _ => {}
+            },
+            Record::Investigation { trigger, step, .. } => match step {
+                InvestigationStep::Acknowledged => {
+                    if let Some(open) = self.investigation.as_mut() {
+                        open.acknowledge(at);
+                    }
+                }
+                InvestigationStep::Cleared => {
+                    self.investigation = None;
+                    if let Some(from) = self.trigger_from.get_mut(*trigger) {
+                        *from = at;
+                    }
+                }
+            },
+            Record::Attested { item, by, .. } => {
+                self.attested.insert(item.clone(), by.clone());
+            }
+            Record::Alert { fingerprint, text, before } => {
+                let known = if *before { &mut self.alerts_before } else { &mut self.alerts_new };
+                known.insert(fingerprint.clone(), text.clone());
+            }
+            Record::Switch { host, component, generation, intent, to } => {
+                if let Some(run) = self.at(host, component).and_then(|i| self.targets.get_mut(i)) {
+                    run.switch = Some(Switch { generation: *generation, intent: *intent, to: *to, at, ended: None });
+                }
+            }
+            Record::Switched { host, component, generation, failure, .. } => {
+                let run = self.index.get(&(host.clone(), component.clone())).and_then(|i| self.targets.get_mut(*i));
+                let Some(run) = run else { return };
+                if let Some(switch) = run.switch.as_mut().filter(|s| s.generation == *generation) {
+                    switch.ended = Some(failure.clone().map_or(Ok(()), Err));
+                    if let Some(failure) = failure.as_ref().filter(|_| switch.intent == Intent::Forward) {
+                        run.failure = Some(failure.clone());
+                        run.counted = true;
+                    }
+                }
+            }
+            Record::Retired { host, component, generation, .. } => {
+                if let Some(run) = self.at(host, component).and_then(|i| self.targets.get_mut(i)) {
+                    run.retired = Some(*generation);
+                }
+            }
+            Record::Drilled { .. } => {}
+        }
+    }
+
+    fn apply_gate(&mut self, at: Timestamp, stage: usize, wave: usize, step: GateStep) {
+        let Some(spec) = self.plan.gating.stages.get(stage) else { return };
+        let (bake, standing) = (spec.bake, spec.standing);
+        match step {
+            GateStep::Opened => {
+                self.gate = Some(GateRun { wave, opened_at: at, ends_at: at + bake, extended: false, held_since: None });
+            }
+            GateStep::Extended => {
+                if let Some(gate) = &mut self.gate {
+                    (gate.ends_at, gate.extended, gate.held_since) = (at + bake, true, None);
+                }
+                self.asked_at = None;
+            }
+            GateStep::Asked if self.blind_since.is_some() => self.blind_asked = Some(at),
+            GateStep::Asked => self.asked_at = Some(at),
+            GateStep::Blind => self.blind_since = Some(at),
+            GateStep::Sighted => (self.blind_since, self.blind_asked) = (None, None),
+            GateStep::Passed | GateStep::Overridden => {
+                let by_person = step == GateStep::Overridden;
+                if by_person {
+                    self.overridden.insert(wave);
+                }
+                if standing && !self.all_settled() {
+                    // In the middle of a rolling rollout: the next ones may go.
+                    if by_person {
+                        self.past_wave = wave + 1;
+                    }
+                } else {
+                    self.passed = stage + 1;
+                }
+                self.gate = None;
+                self.asked_at = None;
+            }
+            GateStep::Failed => {}
         }
     }
 }

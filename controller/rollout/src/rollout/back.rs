@@ -13,13 +13,20 @@ use crate::record::{Record, RolloutState, TargetState};
 
 impl Rollout {
     pub(super) fn begin_back(&mut self, now: Timestamp, reason: String) {
+        if self.state == RolloutState::RollingBack {
+            return;
+        }
         self.append(now, Record::State { to: RolloutState::RollingBack, reason });
         self.cancel_rest(now);
     }
 
     pub(super) fn backward(&mut self, now: Timestamp) -> bool {
         if self.halting.is_none() {
-            self.order_back(now);
+            if self.plan.blue_green.is_some() {
+                self.switch_back(now);
+            } else {
+                self.order_back(now);
+            }
         } else if !self.targets.iter().any(|t| t.state == TargetState::Reverting) {
             let reason = self.halting.clone().unwrap_or_default();
             self.append(now, Record::State { to: RolloutState::Halted, reason });
@@ -35,6 +42,10 @@ impl Rollout {
             .map(name_of)
             .collect();
         let why = self.cause_of_rollback.clone().unwrap_or_default();
+        if self.plan.drill {
+            let drilled = self.drill_record(now);
+            self.append(now, drilled);
+        }
         let record = if bad.is_empty() {
             Record::State { to: RolloutState::RolledBack, reason: why }
         } else {
@@ -59,6 +70,12 @@ impl Rollout {
             self.which(|t| t.swap_ordered && !t.back_settled && matches!(t.state, TargetState::RevertFailed | TargetState::Unreachable));
         for at in stuck.into_iter().rev() {
             self.order(now, at, Intent::Back, Phase::Swap);
+        }
+        if self.emergency {
+            for at in self.which(|t| t.state == TargetState::Confirmed).into_iter().rev() {
+                self.order(now, at, Intent::Back, Phase::Swap);
+            }
+            return;
         }
         for component_at in (0..self.plan.components.len()).rev() {
             let Some(component) = self.plan.components.get(component_at) else { continue };

@@ -10,8 +10,9 @@ use tidegate_protocol::report::Failure;
 use tidegate_protocol::{Cause, Intent, Phase, Timestamp};
 
 use super::{GRACE, LOST_IN_WAVE, PREFLIGHT_DEADLINE, Rollout, STAGING_STALL, TargetRun};
+use crate::gate::Verdict;
 use crate::record::{Record, RolloutState, Seen, Step, TargetState};
-use crate::spec::OnUnreachable;
+use crate::spec::{OnUnreachable, Strategy};
 
 /// What waits too long.
 enum Overdue {
@@ -27,7 +28,7 @@ impl Rollout {
         let bound = 16 + 16 * self.targets.len();
         for _ in 0..bound {
             let moved = match self.state {
-                RolloutState::Running | RolloutState::Paused => self.forward(now),
+                RolloutState::Running | RolloutState::Paused | RolloutState::Baking | RolloutState::Watching => self.forward(now),
                 RolloutState::RollingBack => self.backward(now),
                 _ => false,
             };
@@ -41,9 +42,12 @@ impl Rollout {
     pub(super) fn deadlines(&mut self, now: Timestamp) {
         for at in 0..self.targets.len() {
             match self.state {
-                RolloutState::Running | RolloutState::Paused => self.overdue(now, at),
+                RolloutState::Running | RolloutState::Paused | RolloutState::Baking | RolloutState::Watching => self.overdue(now, at),
                 RolloutState::RollingBack => self.overdue_back(now, at),
                 _ => return,
+            }
+            if self.plan.blue_green.is_some() {
+                self.overdue_switch(now, at);
             }
         }
     }
@@ -66,13 +70,21 @@ impl Rollout {
             self.append(now, Record::State { to: RolloutState::Halted, reason });
             return true;
         }
-        if self.state == RolloutState::Paused {
+        // While a gate is open nobody is admitted.
+        if self.state != RolloutState::Running {
             return false;
         }
         match self.step {
             Step::Preflight => self.preflight(now),
             Step::Staging => self.staging(now),
-            Step::Baseline | Step::Swapping | Step::Switching => self.admit(now),
+            Step::Baseline => {
+                let sealed = self.seal(now);
+                if sealed {
+                    self.append(now, Record::Step { step: Step::Swapping });
+                }
+                sealed
+            }
+            Step::Swapping | Step::Switching => self.admit(now),
         }
     }
 
@@ -83,7 +95,12 @@ impl Rollout {
         if self.targets.iter().any(|t| t.state == TargetState::Pending && !t.checked) {
             return false;
         }
-        self.append(now, Record::Step { step: Step::Staging });
+        // Every query and probe is tried before any host is touched.
+        match self.tried(now) {
+            Ok(true) => return false,
+            Ok(false) => self.append(now, Record::Step { step: Step::Staging }),
+            Err(why) => self.refuse(now, format!("gate preflight: {why}")),
+        }
         true
     }
 
@@ -97,25 +114,40 @@ impl Rollout {
         if !self.targets.is_empty() && !self.targets.iter().any(|t| t.state == TargetState::Staged) {
             let reason = format!("no host is left to change: {}", self.exceptions());
             self.refuse(now, reason);
+        } else if self.plan.gating.analysis.needs_baseline {
+            self.append(now, Record::Step { step: Step::Baseline });
+            self.begin_baseline(now);
         } else {
             self.append(now, Record::Step { step: Step::Swapping });
         }
         true
     }
 
-    /// Rolling and big-bang: the first component that is not done admits hosts
-    /// while its window, its floor of hosts in service and the budget allow.
+    /// The next hosts, in groups: a component after the other; in a canary a wave
+    /// after the other, none beyond the present stage's. A group admits while its
+    /// window, its floor of hosts in service, the standing verdict and the budget
+    /// allow.
     fn admit(&mut self, now: Timestamp) -> bool {
-        for at in 0..self.plan.components.len() {
-            let Some(component) = self.plan.components.get(at) else { continue };
-            let (window, keep, name) = (component.window, component.keep_in_service, component.name.clone());
-            let own: Vec<usize> = self.which(|t| t.component_at == at);
+        let by_wave = self.plan.strategy == Strategy::Canary;
+        let last_open = self.last_open_wave();
+        let groups = if by_wave { self.plan.waves.len() } else { self.plan.components.len() };
+        for group in 0..groups {
+            let of_group = |t: &TargetRun| if by_wave { t.wave == group + 1 } else { t.component_at == group };
+            if by_wave && group + 1 > last_open {
+                break;
+            }
+            let own: Vec<usize> = self.which(of_group);
             if own.iter().all(|i| self.targets.get(*i).is_some_and(settled)) {
                 continue;
             }
-            let mut in_flight = own.iter().filter(|i| self.targets.get(**i).is_some_and(|t| t.state.in_flight())).count();
+            let at = own.first().and_then(|i| self.targets.get(*i)).map_or(0, |t| t.component_at);
+            let Some(component) = self.plan.components.get(at) else { continue };
+            let (window, keep, name, total) = (component.window, component.keep_in_service, component.name.clone(), component.hosts.len());
+            if let Some(moved) = self.wait_for_verdict(now) {
+                return moved;
+            }
+            let mut in_flight = self.targets.iter().filter(|t| t.component_at == at && t.state.in_flight()).count();
             let mut out = self.out_of_service(at);
-            let total = own.len();
             for i in own {
                 let Some(target) = self.targets.get(i).filter(|t| admissible(t)) else { continue };
                 let first_install = target.origin.previous.is_none();
@@ -141,10 +173,46 @@ impl Rollout {
                 }
                 self.order(now, i, Intent::Forward, Phase::Swap);
                 in_flight += 1;
-                out += usize::from(!first_install);
+                out += usize::from(!first_install && self.plan.blue_green.is_none());
             }
             return false;
         }
+        self.settled_so_far(now)
+    }
+
+    /// Rolling: once a host has changed, the next one needs the verdict on those
+    /// that did. Some while it is awaited.
+    fn wait_for_verdict(&mut self, now: Timestamp) -> Option<bool> {
+        let changed = self.targets.iter().any(|t| t.state == TargetState::Confirmed);
+        if !changed || self.stage().is_none_or(|(_, stage)| !stage.standing) || self.plan.blue_green.is_some() {
+            return None;
+        }
+        let next = self.targets.iter().filter(|t| admissible(t)).map(|t| t.wave).min().unwrap_or(usize::MAX);
+        if next <= self.past_wave || self.standing_verdict(now) == Verdict::Pass {
+            return None;
+        }
+        // Those in flight run on; then the gate is looked at by itself.
+        let in_flight = self.targets.iter().any(|t| t.state.in_flight());
+        Some(!in_flight && self.open_gate(now, "the next host waits for the verdict on those that changed"))
+    }
+
+    /// Every host that may move now has: the gate, the switch, or the end.
+    fn settled_so_far(&mut self, now: Timestamp) -> bool {
+        // Blue-green: what is judged on the idle sides comes before the switch.
+        let before_switch = self.stage().is_some_and(|(_, stage)| stage.standing);
+        if self.plan.blue_green.is_some() && !before_switch {
+            if let Some(moved) = self.switching(now) {
+                return moved;
+            }
+        }
+        if self.stage().is_some() && !self.plan.drill {
+            return self.open_gate(now, "its hosts are settled");
+        }
+        if self.plan.drill {
+            self.begin_back(now, "drill: forward and verified, now back".to_string());
+            return true;
+        }
+        self.retire(now);
         let excepted = self.exceptions();
         let kept = self.targets.iter().filter(|t| t.state == TargetState::Confirmed).count();
         let mut reason = format!("{kept} of {} confirmed on {}", self.targets.len(), self.plan.release.id);
@@ -167,6 +235,10 @@ impl Rollout {
     /// Hosts of a component that do not serve: in flight, or broken, or silent
     /// after a swap order. Those without the component before do not count.
     pub(super) fn out_of_service(&self, component_at: usize) -> usize {
+        // Traffic stays on the other side meanwhile.
+        if self.plan.blue_green.is_some() {
+            return 0;
+        }
         let out = |t: &&TargetRun| {
             t.component_at == component_at
                 && t.origin.previous.is_some()
@@ -276,10 +348,10 @@ impl Rollout {
     pub(super) fn order(&mut self, now: Timestamp, at: usize, intent: Intent, phase: Phase) {
         let Some(target) = self.targets.get(at) else { return };
         let again = intent == Intent::Forward && phase == Phase::Swap && target.state == TargetState::Reverted;
-        let generation = if intent == Intent::Back || again { target.generation.max(target.fence).next() } else { target.generation };
+        let generation = if intent == Intent::Back || again { target.newest().next() } else { target.generation };
         let to = match intent {
             Intent::Forward => Some(self.plan.release.clone()),
-            Intent::Back => target.origin.previous.clone(),
+            Intent::Back => self.way_back(target),
         };
         let record = Record::Ordered {
             host: target.origin.host.clone(),
@@ -291,6 +363,16 @@ impl Rollout {
             integration: target.integration && intent == Intent::Forward,
         };
         self.append(now, record);
+    }
+
+    /// What a target's own link goes back to: the idle side to nothing.
+    pub(super) fn way_back(&self, target: &TargetRun) -> Option<tidegate_protocol::ReleaseRef> {
+        target.origin.previous.clone().filter(|_| self.plan.blue_green.is_none())
+    }
+
+    /// No target moves forward any more.
+    pub(super) fn all_settled(&self) -> bool {
+        self.targets.iter().all(settled)
     }
 
     fn refuse(&mut self, now: Timestamp, reason: String) {

@@ -8,21 +8,28 @@
 
 mod apply;
 mod back;
+mod book;
 mod decide;
+mod gates;
 mod observe;
+mod observers;
+mod switching;
+mod triggers;
 mod verbs;
+mod vigil;
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use tidegate_protocol::metric::Reading;
 use tidegate_protocol::report::{Failure, HostFacts, Progress};
 use tidegate_protocol::{
     Assignment, ComponentName, ComponentReport, Generation, HostName, Intent, Millis, Phase, ReleaseRef, RolloutId, Samples,
-    SideAssignment, SidesReport, SwitchOrder, Timestamp, Watch,
+    SideAssignment, SidesReport, SwitchOrder, Timestamp,
 };
 
-use crate::gate::Group;
+use crate::gate::{Group, Judgement, Observed, Verdict};
 use crate::plan::Plan;
 use crate::record::{Origin, Record, RolloutState, Seen, Step, TargetState, Verb};
 
@@ -36,6 +43,9 @@ pub const SILENCE_NOTICED: Millis = Millis::from_secs(10);
 pub const PREFLIGHT_DEADLINE: Millis = Millis::from_secs(60);
 /// Staging of one host may stand still this long.
 pub const STAGING_STALL: Millis = Millis::from_secs(600);
+/// A metric that cannot be read for this long before the first swap refuses the
+/// rollout.
+pub const GATE_TRY: Millis = Millis::from_secs(8);
 /// The controller gives a host this much longer than the host gives itself.
 pub const GRACE: Millis = Millis::from_secs(15);
 
@@ -190,11 +200,83 @@ pub struct Rollout {
     /// Any staging progress, anywhere.
     staging_moved_at: Timestamp,
     actions: VecDeque<Action>,
+    /// The values sealed before the first swap.
+    pub(crate) sealed: Vec<Observed>,
+    /// The open gate.
+    pub(crate) gate: Option<GateRun>,
+    /// Stages whose gates were passed or overridden.
+    pub(crate) passed: usize,
+    /// Rolling: hosts of waves up to this need no standing verdict, for a person said so.
+    past_wave: usize,
+    /// Waves whose gate a person went past.
+    pub(crate) overridden: BTreeSet<usize>,
+    /// Who went past all gates.
+    promoted_all: Option<String>,
+    /// A person was asked about an inconclusive gate.
+    pub(crate) asked_at: Option<Timestamp>,
+    /// A source cannot be read.
+    pub(crate) blind_since: Option<Timestamp>,
+    /// A person was last asked about that.
+    pub(crate) blind_asked: Option<Timestamp>,
+    pub(crate) investigation: Option<Investigation>,
+    /// Triggers look no further back than this, one each.
+    trigger_from: Vec<Timestamp>,
+    /// All hosts at once, whatever the limits say.
+    emergency: bool,
+    /// By stage: what was last journaled.
+    pub(crate) judged: BTreeMap<usize, Judged>,
+    attested: BTreeMap<String, String>,
+    /// Alerts that fired before the first swap, and since.
+    pub(crate) alerts_before: BTreeMap<String, String>,
+    pub(crate) alerts_new: BTreeMap<String, String>,
+    /// Blue-green, manual: a person said that traffic may move.
+    switch_go: bool,
+    first_swap_at: Option<Timestamp>,
+    last_confirmed_at: Option<Timestamp>,
+    back_began_at: Option<Timestamp>,
+    /// The last values journaled.
+    observed_at: Timestamp,
+    /// Triggers were last looked at.
+    triggers_at: Timestamp,
+    /// What hosts measured: not journaled.
+    book: book::Book,
     /// The latest time seen; never goes back.
     now: Timestamp,
     /// When deadlines were last looked at. Reports must not move it: in a large
     /// fleet one comes more often than a look is due.
     looked_at: Timestamp,
+}
+
+/// An open gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GateRun {
+    pub(crate) wave: usize,
+    pub(crate) opened_at: Timestamp,
+    /// Moved by pauses.
+    pub(crate) ends_at: Timestamp,
+    pub(crate) extended: bool,
+    /// Its clock stands since then.
+    pub(crate) held_since: Option<Timestamp>,
+}
+
+/// A trigger that pauses, pages and waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Investigation {
+    pub(crate) trigger: usize,
+    pub(crate) since: Timestamp,
+    pub(crate) until: Timestamp,
+    after: Millis,
+    pub(crate) acked: bool,
+    acked_at: Timestamp,
+}
+
+/// The last verdict journaled for a stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Judged {
+    pub(crate) at: Timestamp,
+    pub(crate) wave: usize,
+    pub(crate) verdict: Verdict,
+    pub(crate) judgements: Vec<Judgement>,
 }
 
 /// One (host, component) on its way.
@@ -221,8 +303,20 @@ pub(crate) struct TargetRun {
     pub(crate) forgiven: u32,
     /// It settled its way back in this attempt to roll back.
     pub(crate) back_settled: bool,
+    /// Blue-green: the newest switch.
+    pub(crate) switch: Option<switching::Switch>,
+    /// Blue-green: the generation that stopped the old side.
+    pub(crate) retired: Option<Generation>,
     /// Not journaled: learnt again after a restart.
     pub(crate) live: Live,
+}
+
+impl TargetRun {
+    /// The highest generation used or known of: the next one is above it.
+    pub(crate) fn newest(&self) -> Generation {
+        let switch = self.switch.as_ref().map_or(Generation::ZERO, |s| s.generation);
+        self.generation.max(self.fence).max(switch).max(self.retired.unwrap_or(Generation::ZERO))
+    }
 }
 
 /// Live numbers, lost on restart and learnt again.
@@ -233,7 +327,9 @@ pub(crate) struct Live {
     pub(crate) moved_at: Timestamp,
     pub(crate) cpu_permille: u32,
     pub(crate) memory_bytes: u64,
+    pub(crate) memory_total_bytes: u64,
     pub(crate) seen: Option<Seen>,
+    pub(crate) vigil: vigil::Vigil,
 }
 
 /// The newest order of a target.
@@ -277,6 +373,7 @@ impl Rollout {
         rollout.append(now, Record::State { to: RolloutState::Running, reason: "started".into() });
         rollout.append(now, Record::Step { step: Step::Preflight });
         rollout.decide(now);
+        rollout.tell_watches();
         rollout
     }
 
@@ -303,12 +400,57 @@ impl Rollout {
         // Deadlines are looked at when time passes, not at each of the thousands
         // of reports of a large fleet.
         let deadlines = matches!(event, Event::Timeout | Event::Contact(..));
+        let was_live = self.is_live();
         match event {
             Event::Report(host, report) => {
                 let Some(at) = self.at(host, &report.component) else { return Ok(()) };
                 self.contact.insert(host.clone(), Contact { up: true, since: now });
-                if !self.observe(now, at, report) {
+                if self.plan.blue_green.is_some() {
+                    // Its sides are told apart, see Event::Sides.
                     return Ok(());
+                }
+                let observed = self.observe(now, at, report);
+                if !observed {
+                    return Ok(());
+                }
+            }
+            Event::Sides(host, report) => {
+                let Some(at) = self.at(host, &report.component) else { return Ok(()) };
+                self.contact.insert(host.clone(), Contact { up: true, since: now });
+                if self.plan.blue_green.is_none() || !self.observe_sides(now, at, report) {
+                    return Ok(());
+                }
+            }
+            Event::Facts(host, facts) => {
+                for at in self.which(|t| t.origin.host == *host) {
+                    self.facts(now, at, facts);
+                }
+                return Ok(());
+            }
+            Event::Samples(host, samples) => {
+                let Some(at) = self.at(host, &samples.component).filter(|_| was_live) else { return Ok(()) };
+                self.sampled(now, at, samples);
+                let smoke = samples.readings.iter().find(|r| r.metric == observers::SMOKE);
+                if let Some((bad, total, note)) = smoke.and_then(|r| match r.reading {
+                    Reading::Ratio { bad, total } => Some((bad, total, r.note.as_deref())),
+                    _ => None,
+                }) {
+                    self.relapsed(now, at, bad, total, note);
+                }
+                self.look_at_triggers(now, false);
+            }
+            Event::Fetched { metric, group, result } => {
+                if !was_live {
+                    return Ok(());
+                }
+                self.fetched(now, metric, group, result);
+                self.look_at_triggers(now, false);
+            }
+            Event::Declared { what, by, reason } => self.may_declare(what).map(|()| self.declared(now, what, by, reason))?,
+            Event::Attested { item, by, note } => self.attest(now, item, by, note)?,
+            Event::Superseded(by) => {
+                if self.state == RolloutState::Watching {
+                    self.append(now, Record::State { to: RolloutState::Completed, reason: alloc::format!("superseded by {by}") });
                 }
             }
             Event::Contact(host, up) => {
@@ -331,16 +473,29 @@ impl Rollout {
                 }
                 self.staging_moved_at = now;
                 self.step_since = now;
+                self.book = book::Book::default();
             }
-            Event::Sides(..) | Event::Facts(..) | Event::Samples(..) | Event::Fetched { .. } | Event::Declared { .. } | Event::Attested { .. } | Event::Superseded(_) => {}
-            Event::Timeout => {}
+            Event::Timeout => {
+                self.look_at_triggers(now, true);
+                self.look_at_investigation(now);
+                self.look_at_gate(now);
+            }
         }
         if deadlines {
             self.looked_at = now;
             self.deadlines(now);
         }
         self.decide(now);
+        if was_live && !self.is_live() {
+            self.tell_watches();
+        }
         Ok(())
+    }
+
+    /// What shall be measured changed everywhere.
+    fn tell_watches(&mut self) {
+        let hosts: Vec<HostName> = self.contact.keys().cloned().collect();
+        self.actions.extend(hosts.into_iter().map(Action::Watch));
     }
 
     /// What to do next, in order; `None` until another event.
@@ -358,33 +513,11 @@ impl Rollout {
     /// The standing assignments of a host: said again at every hello.
     #[must_use]
     pub fn assignments(&self, host: &HostName) -> Vec<Assignment> {
+        if self.plan.blue_green.is_some() {
+            return Vec::new();
+        }
         let of_host = self.plan.components.iter().filter_map(|c| self.at(host, &c.name));
         of_host.filter_map(|at| self.assignment(at)).collect()
-    }
-
-    /// The standing assignments of a host's sides: said again at every hello.
-    #[must_use]
-    pub fn sides(&self, _host: &HostName) -> Vec<SideAssignment> {
-        Vec::new()
-    }
-
-    /// The standing switch orders of a host: said again at every hello.
-    #[must_use]
-    pub fn switches(&self, _host: &HostName) -> Vec<SwitchOrder> {
-        Vec::new()
-    }
-
-    /// What this rollout wants measured on a host now: said again at every hello,
-    /// together with that of others.
-    #[must_use]
-    pub fn watches(&self, _host: &HostName) -> Vec<Watch> {
-        Vec::new()
-    }
-
-    /// What the driver fetches now. Asked again after every event.
-    #[must_use]
-    pub fn fetches(&self) -> Vec<Fetch> {
-        Vec::new()
     }
 
     /// It holds its targets: no other rollout may touch them. One that only
@@ -475,6 +608,11 @@ impl Rollout {
         (self.started_at, self.ended_at)
     }
 
+    /// The latest time seen.
+    pub(crate) const fn now(&self) -> Timestamp {
+        self.now
+    }
+
     pub(crate) fn targets(&self) -> &[TargetRun] {
         &self.targets
     }
@@ -504,15 +642,29 @@ impl Rollout {
     /// Applies a record and hands it out; an order is sent after it.
     fn append(&mut self, now: Timestamp, record: Record) {
         self.apply(now, &record);
-        let ordered = match &record {
-            Record::Ordered { host, component, .. } => Some((host.clone(), component.clone())),
+        let place = match &record {
+            Record::Ordered { host, component, .. }
+            | Record::Switch { host, component, .. }
+            | Record::Retired { host, component, .. }
+            | Record::Host { host, component, to: TargetState::Confirmed, .. } => Some((host.clone(), component.clone())),
+            _ => None,
+        };
+        let at = place.as_ref().and_then(|(host, component)| self.at(host, component));
+        let follows = match (&record, at) {
+            (Record::Ordered { .. }, Some(at)) => match self.side_assignment(at) {
+                Some(order) => place.map(|(host, _)| Action::SendSide(host, order)),
+                None => place.zip(self.assignment(at)).map(|((host, _), order)| Action::Send(host, order)),
+            },
+            (Record::Switch { .. }, Some(at)) => place.zip(self.switch_order(at)).map(|((host, _), order)| Action::SendSwitch(host, order)),
+            (Record::Retired { .. }, Some(at)) => place.zip(self.retirement(at)).map(|((host, _), order)| Action::SendSide(host, order)),
+            // From here on its own health is watched, and the new release's numbers count.
+            (Record::Host { .. }, Some(at)) => {
+                self.begin_series(at);
+                place.map(|(host, _)| Action::Watch(host))
+            }
             _ => None,
         };
         self.actions.push_back(Action::Append(record));
-        if let Some((host, component)) = ordered
-            && let Some(assignment) = self.at(&host, &component).and_then(|at| self.assignment(at))
-        {
-            self.actions.push_back(Action::Send(host, assignment));
-        }
+        self.actions.extend(follows);
     }
 }

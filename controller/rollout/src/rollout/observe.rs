@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::ToString;
 
 use tidegate_protocol::report::Failure;
-use tidegate_protocol::{Cause, ComponentReport, Intent, Phase, Progress, Timestamp};
+use tidegate_protocol::{Cause, ComponentReport, Intent, Phase, Progress, ReleaseRef, Timestamp};
 
 use super::{Rollout, TargetRun};
 use crate::record::{Origin, Record, Seen, TargetState};
@@ -24,13 +24,13 @@ impl Seen {
 }
 
 /// Whether a host runs exactly what it ran before the rollout (I11); if not, why.
-fn not_restored(target: &TargetRun, seen: &Seen) -> Option<Failure> {
+fn not_restored(target: &TargetRun, way_back: Option<&ReleaseRef>, seen: &Seen) -> Option<Failure> {
     let origin = &target.origin;
-    let name = |r: &Option<tidegate_protocol::ReleaseRef>| r.as_ref().map_or_else(|| "nothing".to_string(), |r| r.id.to_string());
+    let name = |r: Option<&ReleaseRef>| r.map_or_else(|| "nothing".to_string(), |r| r.id.to_string());
     let differs = |before: Option<tidegate_protocol::Digest>, now: Option<tidegate_protocol::Digest>| before.is_some() && before != now;
-    let message = if seen.release != origin.previous {
-        format!("says it is back, but is on {} and not on {}", name(&seen.release), name(&origin.previous))
-    } else if origin.previous.is_none() {
+    let message = if seen.release.as_ref() != way_back {
+        format!("says it is back, but is on {} and not on {}", name(seen.release.as_ref()), name(way_back))
+    } else if way_back.is_none() {
         return None;
     } else if differs(origin.tree_sha256, seen.tree_sha256) {
         "says it is back, but its tree is not the one of before".to_string()
@@ -57,6 +57,13 @@ impl Rollout {
         live.memory_bytes = report.memory_bytes;
         let seen = Seen::of(report);
         live.seen = Some(seen.clone());
+        if self.is_live() {
+            self.numbers(now, at, report);
+            if self.keep_vigil(now, at, report) {
+                return true;
+            }
+        }
+        let Some(target) = self.targets.get(at) else { return false };
 
         if report.generation > target.generation {
             return self.is_live() && self.outran(now, at, report);
@@ -99,7 +106,7 @@ impl Rollout {
             }
             Progress::Reverted if !matches!(state, S::Reverted | S::RevertFailed | S::Confirmed) => {
                 let counted = !self.forgivable(at, report.failure.as_ref());
-                let wrong = self.targets.get(at).and_then(|t| not_restored(t, &seen));
+                let wrong = self.targets.get(at).and_then(|t| not_restored(t, self.way_back(t).as_ref(), &seen));
                 match wrong {
                     None => self.host(now, at, S::Reverted, failure(), counted, Some(seen)),
                     Some(wrong) => self.host(now, at, S::RevertFailed, Some(wrong), true, Some(seen)),
@@ -117,7 +124,7 @@ impl Rollout {
         let exception = matches!(target.state, S::RevertFailed | S::Unreachable);
         let healed = exception && !self.is_live();
         let changed = match report.progress {
-            Progress::Reverted if target.state != S::Reverted => match not_restored(target, &seen) {
+            Progress::Reverted if target.state != S::Reverted => match not_restored(target, self.way_back(target).as_ref(), &seen) {
                 None => {
                     let release = seen.release.clone();
                     let (host, component) = (target.origin.host.clone(), target.origin.component.clone());
@@ -144,7 +151,7 @@ impl Rollout {
         let Some(target) = self.targets.get(at) else { return };
         // A host that cannot read its own link says nothing: that must not turn
         // the way back into a removal.
-        if seen.release.is_none() {
+        if seen.release.is_none() || self.plan.blue_green.is_some() {
             return;
         }
         let found = Origin {
