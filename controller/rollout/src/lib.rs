@@ -14,11 +14,13 @@ pub mod gate;
 pub mod plan;
 pub mod record;
 pub mod rollout;
+pub mod replay;
 pub mod selector;
+mod sides;
 pub mod spec;
 pub mod status;
 
-pub use plan::{FleetHost, Plan, PlanError};
+pub use plan::{DrillScope, FleetHost, Plan, PlanError};
 pub use record::{Record, RolloutState, TargetState, Verb};
 pub use rollout::{Action, Event, Fetch, FetchFrom, Fetched, Rollout, VerbError};
 pub use selector::Selector;

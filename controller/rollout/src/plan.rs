@@ -10,9 +10,10 @@ use tidegate_protocol::release::{Argv, Smoke};
 use tidegate_protocol::{Component, ComponentName, Digest, HostName, Millis, Release, ReleaseRef, Side};
 
 use crate::amount::Amount;
-use crate::gate::Gating;
+use crate::gate::{Gating, resolve};
 use crate::record::Origin;
 use crate::selector::Labels;
+use crate::sides;
 use crate::spec::{OnUnreachable, Spec, Strategy};
 
 /// Big-bang is for small systems.
@@ -87,6 +88,17 @@ pub struct BlueGreen {
     pub keep_old: Millis,
     /// The idle side of each host, by component: where the release goes.
     pub sides: BTreeMap<ComponentName, BTreeMap<HostName, Side>>,
+}
+
+/// What a drill is made on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DrillScope {
+    /// The first host of each component.
+    First,
+    /// This host.
+    Host(HostName),
+    /// The hosts of the canary stages up to this one, from 1.
+    Stage(usize),
 }
 
 /// Hosts that change together.
@@ -253,12 +265,22 @@ impl Plan {
         if targets > 100_000 {
             return Err(PlanError::TooLarge(targets));
         }
+        let runs = |host: &FleetHost, name| host.components.get(name).is_some_and(|c: &FleetComponent| c.release.is_some());
+        let first_install = !components.iter().any(|c| fleet.iter().any(|h| c.hosts.contains(&h.name) && runs(h, &c.name)));
+        let mut gating = resolve::resolve(spec, manifest, first_install)?;
+        let blue_green = sides::resolve(spec, manifest, &components, fleet, &mut gating)?;
+        let waves = match spec.strategy {
+            Strategy::Canary => canary_waves(spec, &components, &gating),
+            Strategy::BlueGreen => whole_waves(&components),
+            Strategy::Rolling | Strategy::BigBang => waves(&components),
+        };
+        place_gates(spec.strategy, &mut gating, components.len(), waves.len());
         Ok(Self {
             release: release.clone(),
             environment: spec.environment.clone(),
             lead: spec.lead.clone(),
             strategy: spec.strategy,
-            waves: waves(&components),
+            waves,
             components,
             limits: Limits {
                 max_failed_hosts: spec.limits.max_failed_hosts.unwrap_or(Amount::Count(0)).floor(all.len()),
@@ -267,11 +289,46 @@ impl Plan {
                 on_unreachable: spec.on_unreachable,
                 accept_drift: spec.accept_drift,
             },
-            gating: Gating::default(),
-            blue_green: None,
+            gating,
+            blue_green,
             drill: false,
             spec_digest: Self::spec_digest(spec, release),
         })
+    }
+
+    /// As [`Plan::resolve`], for a rehearsal: forward, verify, back, verify, on few
+    /// hosts and without waiting.
+    ///
+    /// # Errors
+    /// [`PlanError`]; nothing was touched.
+    pub fn resolve_drill(
+        spec: &Spec,
+        release: &ReleaseRef,
+        manifest: &Release,
+        fleet: &[FleetHost],
+        scope: &DrillScope,
+    ) -> Result<Self, PlanError> {
+        let mut plan = Self::resolve(spec, release, manifest, fleet)?;
+        let keep: BTreeSet<HostName> = match scope {
+            DrillScope::First => plan.components.iter().filter_map(|c| c.hosts.first().cloned()).collect(),
+            DrillScope::Host(host) => BTreeSet::from([host.clone()]),
+            DrillScope::Stage(stage) => {
+                let last = plan.gating.stages.get(stage.saturating_sub(1)).map_or(usize::from(*stage == 1), |s| s.after_wave);
+                plan.waves.iter().filter(|w| w.index <= last).flat_map(|w| w.hosts.iter().cloned()).collect()
+            }
+        };
+        for component in &mut plan.components {
+            component.hosts.retain(|host| keep.contains(host));
+        }
+        if plan.components.iter().all(|c| c.hosts.is_empty()) {
+            let message = "no host that changes is in it: `tidegate rollout plan` shows hosts and stages".to_string();
+            return Err(PlanError::Gate { key: "drill".to_string(), message });
+        }
+        plan.waves = whole_waves(&plan.components);
+        plan.gating.stages.clear();
+        plan.limits.max_failed_hosts = 0;
+        plan.drill = true;
+        Ok(plan)
     }
 
     /// Digest of the spec and the release, without the host set: known without a
@@ -340,6 +397,12 @@ fn resolve_component(spec: &Spec, release: &ReleaseRef, component: &Component, f
                 release: release.id.name.to_string(),
             });
         }
+        let slotted = spec.strategy == Strategy::BlueGreen;
+        if let Some(known) = now.filter(|c| c.release.is_some() && c.sides.is_some() != slotted) {
+            let runs = if known.sides.is_some() { "two sides" } else { "one link, `current`" };
+            let fix = if slotted { "deploy it without sides, or under another component name" } else { "use strategy \"blue-green\"" };
+            return Err(PlanError::Unusable { host: host.name.clone(), why: alloc::format!("{name} has {runs} there: {fix}") });
+        }
         if host.drained {
             skipped.push(host.name.clone());
         } else if now.is_some_and(|c| c.settled && c.release.as_ref() == Some(release)) {
@@ -362,7 +425,9 @@ fn resolve_component(spec: &Spec, release: &ReleaseRef, component: &Component, f
             }
             n
         }
-        _ => spec.batch.unwrap_or(Amount::Count(1)).window(n).min(max_parallel),
+        Strategy::Rolling => spec.batch.unwrap_or(Amount::Count(1)).window(n).min(max_parallel),
+        // Inside a stage, or on the idle sides, as many as the limits allow.
+        Strategy::Canary | Strategy::BlueGreen => max_parallel,
     };
     let big_bang = spec.strategy == Strategy::BigBang;
     Ok(ComponentPlan {
@@ -382,6 +447,50 @@ fn resolve_component(spec: &Spec, release: &ReleaseRef, component: &Component, f
         ),
         hosts,
     })
+}
+
+/// Stage after stage, components in order inside each. A stage that adds no host
+/// has a wave all the same: it is observed and judged.
+fn canary_waves(spec: &Spec, components: &[ComponentPlan], gating: &Gating) -> Vec<Wave> {
+    let names: Vec<&str> = gating.stages.iter().filter(|s| !s.watch).map(|s| s.name.as_str()).collect();
+    let mut waves = Vec::new();
+    let mut before = alloc::vec![0; components.len()];
+    for (stage, percent) in resolve::percents(spec).into_iter().enumerate() {
+        let name = names.get(stage).copied().unwrap_or("stage");
+        for (component, taken) in components.iter().zip(&mut before) {
+            let n = component.hosts.len();
+            let upto = if percent >= 100 { n } else { Amount::Percent(percent).window(n).min(n) };
+            let hosts = component.hosts.get(*taken..upto).unwrap_or_default().to_vec();
+            *taken = upto.max(*taken);
+            let name = if components.len() == 1 { name.to_string() } else { alloc::format!("{name}: {}", component.name) };
+            waves.push(Wave { index: waves.len() + 1, name, component: component.name.clone(), hosts });
+        }
+    }
+    waves
+}
+
+/// One wave per component.
+fn whole_waves(components: &[ComponentPlan]) -> Vec<Wave> {
+    let wave = |(at, c): (usize, &ComponentPlan)| Wave {
+        index: at + 1,
+        name: c.name.to_string(),
+        component: c.name.clone(),
+        hosts: c.hosts.clone(),
+    };
+    components.iter().enumerate().map(wave).collect()
+}
+
+/// Each gate behind the last wave of its stage.
+fn place_gates(strategy: Strategy, gating: &mut Gating, components: usize, waves: usize) {
+    let mut stage = 0;
+    for gate in &mut gating.stages {
+        if strategy == Strategy::Canary && !gate.watch {
+            stage += 1;
+            gate.after_wave = stage * components;
+        } else {
+            gate.after_wave = waves;
+        }
+    }
 }
 
 fn waves(components: &[ComponentPlan]) -> Vec<Wave> {

@@ -15,3 +15,9 @@ use crate::spec::Spec;
 pub fn resolve(_spec: &Spec, _manifest: &Release, _first_install: bool) -> Result<Gating, PlanError> {
     Ok(Gating::default())
 }
+
+/// The share of the hosts that each canary stage reaches, in order.
+#[must_use]
+pub fn percents(spec: &Spec) -> alloc::vec::Vec<u8> {
+    spec.stage.iter().map(|s| s.percent).collect()
+}

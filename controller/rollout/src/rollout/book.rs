@@ -17,7 +17,7 @@ use super::{Fetched, Rollout, TargetRun};
 use crate::gate::judge::{Exhibit, HostExhibit};
 use crate::gate::series::Series;
 use crate::gate::tally::Tally;
-use crate::gate::{Group, Kind, Metric, MetricSource, Observed, ReportNumber};
+use crate::gate::{AgentSource, Group, Kind, Metric, MetricSource, Observed, ReportNumber};
 use crate::record::TargetState;
 
 /// Readings and answers of one rollout.
@@ -313,7 +313,12 @@ impl Rollout {
                         _ => waits = Some(format!("the metric {name} was not answered in time")),
                     }
                 }
-                MetricSource::Agent { observer, .. } => {
+                MetricSource::Agent { observer, what, .. } => {
+                    // A journal is there to be read; only one that cannot be is worth a refusal.
+                    let journal = matches!(
+                        what,
+                        AgentSource::JournalCritical { .. } | AgentSource::JournalNewErrors | AgentSource::JournalSecurity { .. }
+                    );
                     for at in self.judged_targets(metric, control) {
                         let Some(target) = self.targets.get(at).filter(|t| self.up(t)) else { continue };
                         if self.watched_side(at).is_none() && self.plan.blue_green.is_some() {
@@ -325,6 +330,7 @@ impl Rollout {
                                 return Err(format!("the metric {name} cannot be judged on {}: {why}", target.origin.host));
                             }
                             (None, Some(_)) => {}
+                            (None, None) if journal => {}
                             _ => {
                                 waits = Some(format!(
                                     "the agent on {} did not measure {name} in time; is it older than this controller?",

@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use tidegate_protocol::{Millis, Number, Timestamp};
+use tidegate_protocol::{Millis, Timestamp};
 
 use super::{GateRun, Rollout};
 use crate::gate::{Judgement, Stage, Verdict, overall};
@@ -275,9 +275,4 @@ fn reasons(judgements: &[Judgement], verdict: Verdict) -> String {
     let deciding: Vec<String> =
         judgements.iter().filter(|j| !j.advisory && j.verdict == verdict).take(5).map(|j| format!("{}: {}", j.name, j.reason)).collect();
     deciding.join("; ")
-}
-
-/// For records and documents.
-pub(super) fn number(value: f64) -> Option<Number> {
-    Number::new(value)
 }
