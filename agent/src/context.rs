@@ -10,7 +10,9 @@ use std::sync::{PoisonError, RwLock};
 use serde::Deserialize;
 use tidegate_protocol::release::{Argv, Service, SmokeCheck};
 use tidegate_protocol::template::{self, BadTemplate};
-use tidegate_protocol::{BootId, Component, HostName, ReleaseRef, Version};
+use tidegate_protocol::{BootId, Component, HostName, ReleaseRef, Side, Version};
+
+use crate::slot::Slot;
 
 /// The host, as every operation sees it.
 #[derive(Debug)]
@@ -70,32 +72,46 @@ pub struct Installed {
     pub component: Component,
     /// Absolute path of its tree.
     pub dir: PathBuf,
+    /// As which side it runs; none for a component without sides.
+    pub side: Option<Side>,
 }
 
 impl Installed {
-    /// `api of shop@2.1.0`, for messages.
+    /// `api of shop@2.1.0`, `api@green of shop@2.1.0`, for messages.
     #[must_use]
     pub fn title(&self) -> String {
-        format!("{} of {}", self.component.name, self.release.id)
+        format!("{} of {}", self.slot(), self.release.id)
+    }
+
+    /// What it runs as.
+    #[must_use]
+    pub fn slot(&self) -> Slot {
+        Slot { component: self.component.name.clone(), side: self.side }
     }
 }
 
 impl Context {
-    /// Replaces every `${…}` of `text`.
+    /// Replaces every `${…}` of `text`. For a side, `${side}` is known, and
+    /// `${var.NAME}` is the host's `NAME_blue` or `NAME_green` before it is `NAME`.
     ///
     /// # Errors
     /// [`BadTemplate`]: a name that nothing defines, or an open brace.
-    pub fn expand(&self, component: &Component, version: &Version, text: &str) -> Result<String, BadTemplate> {
+    pub fn expand(&self, component: &Component, version: &Version, side: Option<Side>, text: &str) -> Result<String, BadTemplate> {
+        let var = |name: &str| {
+            let of_side = side.and_then(|side| self.vars.get(&format!("{name}_{side}")));
+            of_side.or_else(|| self.vars.get(name)).cloned()
+        };
         template::expand(text, |name| match name {
             "host" => Some(self.host.to_string()),
             "component" => Some(component.name.to_string()),
             "version" => Some(version.to_string()),
+            "side" => side.map(|side| side.to_string()),
             _ => {
                 if let Some(label) = name.strip_prefix("label.") {
                     // The map is replaced whole, so a writer's panic leaves it readable.
                     self.labels.read().unwrap_or_else(PoisonError::into_inner).get(label).cloned()
                 } else {
-                    name.strip_prefix("var.").and_then(|var| self.vars.get(var).cloned())
+                    name.strip_prefix("var.").and_then(var)
                 }
             }
         })
@@ -103,7 +119,7 @@ impl Context {
 
     /// As [`Context::expand`], for a string of `installed`.
     pub(crate) fn expand_in(&self, installed: &Installed, text: &str) -> Result<String, BadTemplate> {
-        self.expand(&installed.component, &installed.release.id.version, text)
+        self.expand(&installed.component, &installed.release.id.version, installed.side, text)
     }
 
     /// Every element of an argv, expanded.
@@ -141,8 +157,8 @@ impl Context {
 
     /// Where the output of a component's own processes goes on hosts without
     /// systemd.
-    pub(crate) fn log_file(&self, component: &Component) -> PathBuf {
-        self.state_dir.join("logs").join(format!("{}.log", component.name))
+    pub(crate) fn log_file(&self, slot: &Slot) -> PathBuf {
+        self.state_dir.join("logs").join(format!("{slot}.log"))
     }
 }
 
@@ -192,7 +208,7 @@ pub(crate) mod tests {
             smoke: Vec::new(),
         };
         let release = ReleaseRef { id: format!("shop@{version}").parse().unwrap(), manifest: Digest::of(version.as_bytes()) };
-        Installed { release, component, dir: tree }
+        Installed { release, component, dir: tree, side: None }
     }
 
     /// A directory that an unprivileged user may enter: commands run as `nobody`
@@ -204,6 +220,20 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_side_has_its_own_vars_before_the_host_s() {
+        let dir = scratch();
+        let mut context = context(dir.path());
+        context.vars.insert("port_green".to_owned(), "8082".to_owned());
+        let mut installed = installed(dir.path(), "2.1.0", &[], Service::Systemd("shop-api@${side}.service".into()));
+        for (side, text) in [(None, "8081"), (Some(Side::Blue), "8081"), (Some(Side::Green), "8082")] {
+            installed.side = side;
+            assert_eq!(context.expand_in(&installed, "${var.port}").unwrap(), text);
+        }
+        assert_eq!(context.expand_in(&installed, "shop-api@${side}.service").unwrap(), "shop-api@green.service");
+        assert_eq!(context.check_templates(&installed), Ok(()));
+    }
+
+    #[test]
     fn templates_know_the_host_and_refuse_typos() {
         let dir = scratch();
         let context = context(dir.path());
@@ -212,6 +242,7 @@ pub(crate) mod tests {
         let text = context.expand_in(&installed, "${host} ${component} ${version} ${label.zone} ${var.port}").unwrap();
         assert_eq!(text, "web-1 api 2.1.0 b 8081");
         assert_eq!(context.check_templates(&installed), Ok(()));
+        assert!(matches!(context.expand_in(&installed, "${side}"), Err(BadTemplate::Unknown { .. })));
         installed.component.smoke.push(tidegate_protocol::release::Smoke {
             id: "SMK-001".into(),
             name: "up".into(),

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tidegate_net::Identity;
 use tidegate_protocol::report::AgentFacts;
-use tidegate_protocol::{Assignment, BootId, ComponentName, HostName, Report};
+use tidegate_protocol::{Assignment, BootId, HostName, Report, SideAssignment, SidesReport, SwitchOrder};
 use tidegate_swap::{Record, State, Step};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -35,6 +35,7 @@ use crate::manifest::Manifests;
 use crate::paths::{self, Paths};
 use crate::report::Reporter;
 use crate::service::Services;
+use crate::slot::Slot;
 use crate::store::{Store, StoreError};
 use crate::tree::{TreeError, Trees};
 
@@ -224,15 +225,25 @@ async fn start(config: Config) -> Result<(), StartError> {
     let (report_every, every) = watch::channel(REPORT_EVERY_MS);
     let inbox = Arc::new(Desk { driver: driver.clone(), host: host.clone(), paths: config.paths.clone() });
     let (_sampled, samples) = watch::channel(None);
-    let (_sided, sides) = watch::channel(None);
-    let link = Link { controllers: config.controllers, identity: config.paths.identity(), agent, reports, samples, sides, connection, report_every, inbox };
+    let (sided, sides) = watch::channel(None);
+    let link = Link {
+        controllers: config.controllers,
+        identity: config.paths.identity(),
+        agent,
+        reports,
+        samples,
+        sides,
+        connection,
+        report_every,
+        inbox,
+    };
     let ready = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     if let Err(error) = ready {
         tracing::warn!(%error, "systemd was not told that the agent is ready");
     }
     tokio::select! {
         () = link.run() => {}
-        () = report(&host, &driver, &changed, made, every) => {}
+        () = report(&host, &driver, &changed, Told { made, sided }, every) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -253,24 +264,24 @@ fn held(driver: &Mutex<Driver>) -> std::sync::MutexGuard<'_, Driver> {
 /// as soon as that runs.
 async fn recover(host: &Arc<Host>, driver: &Mutex<Driver>) -> Result<(), StartError> {
     let ledger = host.ledger.clone();
-    let records = tokio::task::spawn_blocking(move || ledger.read_all()).await;
-    let records = records.map_err(|e| StartError::System { what: "a thread", source: e.into() })??;
+    let read = tokio::task::spawn_blocking(move || Ok::<_, LedgerError>((ledger.read_all()?, ledger.read_switches()?))).await;
+    let (records, switches) = read.map_err(|e| StartError::System { what: "a thread", source: e.into() })??;
     let (moving, standing): (Vec<_>, Vec<_>) = records.into_iter().partition(|(_, record)| record.as_ref().is_ok_and(starts_itself));
     held(driver).recover(moving);
     let mut starts = JoinSet::new();
     let mut waiting = BTreeMap::new();
-    for (component, record) in standing {
+    for (slot, record) in standing {
         match record {
             Ok(record) => {
-                let ensured = ensure_running(host.clone(), component.clone(), record.clone());
-                let name = component.clone();
+                let ensured = ensure_running(host.clone(), slot.clone(), record.clone());
+                let name = slot.clone();
                 starts.spawn(async move {
                     ensured.await;
                     name
                 });
-                waiting.insert(component, record);
+                waiting.insert(slot, record);
             }
-            Err(error) => held(driver).recover(vec![(component, Err(error))]),
+            Err(error) => held(driver).recover(vec![(slot, Err(error))]),
         }
     }
     let up = async {
@@ -284,12 +295,14 @@ async fn recover(host: &Arc<Host>, driver: &Mutex<Driver>) -> Result<(), StartEr
         tracing::warn!("not all services came up within {} s; going on", START_WAIT.as_secs());
     }
     starts.detach_all();
-    held(driver).recover(waiting.into_iter().map(|(component, record)| (component, Ok(record))).collect());
+    held(driver).recover(waiting.into_iter().map(|(slot, record)| (slot, Ok(record))).collect());
+    // A switch under way asks for a side that runs.
+    held(driver).recover_switches(switches);
     Ok(())
 }
 
 /// Whether going on with it starts what is to run. While it only drains, or takes
-/// load again, the release that `current` names must run, as it does at rest.
+/// load again, the release that the link names must run, as it does at rest.
 fn starts_itself(record: &Record) -> bool {
     match record.state {
         State::Swapping(step) | State::Reverting(step, _) => !matches!(step, Step::Drain | Step::Undrain),
@@ -299,14 +312,14 @@ fn starts_itself(record: &Record) -> bool {
 }
 
 /// The release to be on when nothing is under way runs.
-async fn ensure_running(host: Arc<Host>, component: ComponentName, record: Record) {
-    let (trees, name) = (host.trees.clone(), component.clone());
+async fn ensure_running(host: Arc<Host>, slot: Slot, record: Record) {
+    let (trees, name) = (host.trees.clone(), slot.clone());
     let current = tokio::task::spawn_blocking(move || trees.read_current(&name)).await;
     let installed = match current {
         Ok(Ok(Some(installed))) => installed,
         Ok(Ok(None)) => return,
         Ok(Err(error)) => {
-            tracing::error!(%component, error = chain(&error), "what should run cannot be told");
+            tracing::error!(component = %slot, error = chain(&error), "what should run cannot be told");
             return;
         }
         Err(_) => return,
@@ -317,26 +330,33 @@ async fn ensure_running(host: Arc<Host>, component: ComponentName, record: Recor
         return;
     }
     if let Err(failure) = host.services.ensure_running(&installed).await {
-        tracing::error!(%component, cause = %failure.cause, error = failure.message, "the service does not run");
+        tracing::error!(component = %slot, cause = %failure.cause, error = failure.message, "the service does not run");
     }
 }
 
-/// Makes a report at every change and every few seconds.
-async fn report(
-    host: &Arc<Host>,
-    driver: &Mutex<Driver>,
-    changed: &Notify,
+/// Where reports go.
+struct Told {
     made: watch::Sender<Option<Arc<Report>>>,
-    mut every: watch::Receiver<u64>,
-) {
+    /// Stays empty on a host that never had a component with sides.
+    sided: watch::Sender<Option<Arc<Vec<SidesReport>>>>,
+}
+
+/// Makes a report at every change and every few seconds.
+async fn report(host: &Arc<Host>, driver: &Mutex<Driver>, changed: &Notify, told: Told, mut every: watch::Receiver<u64>) {
     let mut reporter = Reporter::new(host.clone());
     let mut facts = Facts::new(host.ctx.opt_dir.clone());
     loop {
         let began = Instant::now();
-        let seen = held(driver).seen();
+        let (seen, switches) = {
+            let driver = held(driver);
+            (driver.seen(), driver.switches())
+        };
         let own = facts.host();
-        let report = reporter.report(seen, own, &mut |process| facts.service(process.pid).into()).await;
-        made.send_replace(Some(Arc::new(report)));
+        let (report, sided) = reporter.report(seen, switches, own, &mut |process| facts.service(process.pid).into()).await;
+        told.made.send_replace(Some(Arc::new(report)));
+        if !sided.is_empty() {
+            told.sided.send_replace(Some(Arc::new(sided)));
+        }
         let next = began + Duration::from_millis(*every.borrow_and_update());
         tokio::select! {
             () = changed.notified() => {}
@@ -358,12 +378,17 @@ struct Desk {
 impl Inbox for Desk {
     fn watch(&self, _watches: Vec<tidegate_protocol::Watch>) {}
 
-    fn assign_side(&self, _order: tidegate_protocol::SideAssignment) {}
+    fn assign_side(&self, order: SideAssignment) {
+        let SideAssignment { side, assignment } = order;
+        held(&self.driver).assign(Slot::side(assignment.component.clone(), side), assignment);
+    }
 
-    fn switch(&self, _order: tidegate_protocol::SwitchOrder) {}
+    fn switch(&self, order: SwitchOrder) {
+        held(&self.driver).switch(order);
+    }
 
     fn assign(&self, assignment: Assignment) {
-        held(&self.driver).assign(assignment);
+        held(&self.driver).assign(Slot::plain(assignment.component.clone()), assignment);
     }
 
     fn labels(&self, labels: BTreeMap<String, String>) {

@@ -1,5 +1,5 @@
-//! Drives the machines: one task per component, which performs what its machine
-//! asks for and tells it what happened.
+//! Drives the machines: one task per slot (a component, or one side of it), which
+//! performs what its machine asks for and tells it what happened.
 //!
 //! Owns: the order persist → effect, timers on a clock that counts suspend,
 //! calling an operation back. Must not: decide anything about a swap.
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tidegate_protocol::limits::COMPONENTS_MAX;
 use tidegate_protocol::report::{Failure, Progress};
-use tidegate_protocol::{Assignment, Cause, ComponentName, Generation, Phase, Timestamp};
+use tidegate_protocol::{Assignment, Cause, Generation, Phase, SwitchOrder, Timestamp};
 use tidegate_swap::{Action, Event, Machine, Op, OpId, Outcome, Record, State, Step};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -24,12 +24,14 @@ use crate::host::Host;
 use crate::ledger;
 use crate::ops;
 use crate::service::{since_boot, unix_ms};
+use crate::slot::Slot;
+use crate::switch::{SwitchSeen, Switches};
 use crate::work::{Counters, Leash, scope};
 
 /// Longest sleep on the runtime's clock, which stands still in suspend.
 const SLICE: Duration = Duration::from_secs(1);
 
-/// What a component's task shows of it.
+/// What a slot's task shows of it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// As the machine says.
@@ -42,26 +44,27 @@ pub struct Snapshot {
     pub failure: Option<Failure>,
 }
 
-/// One component's task, from outside.
+/// One slot's task, from outside.
 struct Handle {
     assign: watch::Sender<Option<Assignment>>,
     snapshot: watch::Receiver<Snapshot>,
     counters: Arc<Counters>,
 }
 
-/// All components of the host.
+/// All components of the host, their sides and their switches.
 pub struct Driver {
     host: Arc<Host>,
-    handles: BTreeMap<ComponentName, Handle>,
+    handles: BTreeMap<Slot, Handle>,
+    switches: Switches,
     tasks: JoinSet<()>,
     changed: Arc<Notify>,
 }
 
-/// One component as the report sees it.
+/// One slot as the report sees it.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// Which.
-    pub component: ComponentName,
+    pub slot: Slot,
     /// What its task shows.
     pub snapshot: Snapshot,
     /// Verified while staging, bytes.
@@ -74,38 +77,55 @@ impl Driver {
     /// No component yet. `changed` is told of everything the controller should see.
     #[must_use]
     pub fn new(host: Arc<Host>, changed: Arc<Notify>) -> Self {
-        Self { host, handles: BTreeMap::new(), tasks: JoinSet::new(), changed }
+        let switches = Switches::new(host.clone(), changed.clone());
+        Self { host, handles: BTreeMap::new(), switches, tasks: JoinSet::new(), changed }
     }
 
-    /// Goes on from the ledger. A record that does not read stops its component only.
+    /// Goes on from the ledger. A record that does not read stops its slot only.
     pub fn recover(&mut self, records: Vec<ledger::Entry>) {
-        for (component, record) in records {
+        for (slot, record) in records {
             match record {
                 Ok(record) => {
                     let machine = Machine::recover(record, self.host.ctx.boot_id.clone(), since_boot(), unix_ms());
-                    self.begin(component, machine);
+                    self.begin(slot, machine);
                 }
                 Err(error) => {
                     let text = chain(&error);
-                    tracing::error!(%component, error = text, "this component is left alone");
-                    self.stand_still(component, &text);
+                    tracing::error!(component = %slot, error = text, "this component is left alone");
+                    self.stand_still(slot, &text);
                 }
             }
         }
     }
 
-    /// Takes the controller's word. Only the newest of one component waits.
-    pub fn assign(&mut self, assignment: Assignment) {
-        let component = assignment.component.clone();
-        if !self.handles.contains_key(&component) {
-            if self.handles.len() >= COMPONENTS_MAX {
-                tracing::error!(%component, "assignment ignored: this host has {COMPONENTS_MAX} components already");
+    /// As [`Driver::recover`], for switches.
+    pub fn recover_switches(&mut self, records: Vec<ledger::SwitchEntry>) {
+        self.switches.recover(records);
+    }
+
+    /// Takes the controller's word on a switch. Only the newest of one waits.
+    pub fn switch(&mut self, order: SwitchOrder) {
+        self.switches.order(order);
+    }
+
+    /// All switches that were ever ordered, in order of component.
+    #[must_use]
+    pub fn switches(&self) -> Vec<SwitchSeen> {
+        self.switches.seen()
+    }
+
+    /// Takes the controller's word on a slot. Only the newest of one waits.
+    pub fn assign(&mut self, slot: Slot, assignment: Assignment) {
+        if !self.handles.contains_key(&slot) {
+            let components = self.handles.keys().map(|slot| &slot.component).collect::<std::collections::BTreeSet<_>>();
+            if components.len() >= COMPONENTS_MAX && !components.contains(&slot.component) {
+                tracing::error!(component = %slot, "assignment ignored: this host has {COMPONENTS_MAX} components already");
                 return;
             }
-            let machine = Machine::new(component.clone(), self.host.ctx.boot_id.clone());
-            self.begin(component.clone(), machine);
+            let machine = Machine::new(slot.component.clone(), self.host.ctx.boot_id.clone());
+            self.begin(slot.clone(), machine);
         }
-        let Some(handle) = self.handles.get(&component) else { return };
+        let Some(handle) = self.handles.get(&slot) else { return };
         handle.assign.send_if_modified(|waiting| {
             let newer = waiting.as_ref().is_none_or(|old| takes_place(&assignment, old));
             if newer {
@@ -115,11 +135,11 @@ impl Driver {
         });
     }
 
-    /// All components, in order of name.
+    /// All slots, in order of name.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
-        let look = |(component, handle): (&ComponentName, &Handle)| Seen {
-            component: component.clone(),
+        let look = |(slot, handle): (&Slot, &Handle)| Seen {
+            slot: slot.clone(),
             snapshot: handle.snapshot.borrow().clone(),
             staged_bytes: handle.counters.staged.load(Ordering::Relaxed),
             fetched_bytes: handle.counters.fetched.load(Ordering::Relaxed),
@@ -129,16 +149,17 @@ impl Driver {
 
     /// Stops driving: operations are called back, services and the ledger stay.
     pub async fn shutdown(mut self) {
+        self.switches.shutdown().await;
         self.tasks.shutdown().await;
     }
 
-    fn begin(&mut self, component: ComponentName, machine: Machine) {
+    fn begin(&mut self, slot: Slot, machine: Machine) {
         let (assign, assigned) = watch::channel(None);
         let (show, snapshot) = watch::channel(shown(&machine));
         let counters = Arc::new(Counters::default());
         let actor = Actor {
             host: self.host.clone(),
-            component: component.clone(),
+            slot: slot.clone(),
             machine,
             counters: counters.clone(),
             show,
@@ -146,11 +167,11 @@ impl Driver {
             running: None,
         };
         self.tasks.spawn(actor.run(assigned));
-        self.handles.insert(component, Handle { assign, snapshot, counters });
+        self.handles.insert(slot, Handle { assign, snapshot, counters });
     }
 
     /// A task that does nothing but answer every assignment with the failure.
-    fn stand_still(&mut self, component: ComponentName, why: &str) {
+    fn stand_still(&mut self, slot: Slot, why: &str) {
         let (assign, mut assigned) = watch::channel::<Option<Assignment>>(None);
         let still =
             Snapshot { progress: Progress::Failed, record: None, generation: Generation::ZERO, failure: Some(failure(Cause::Disk, why)) };
@@ -163,7 +184,7 @@ impl Driver {
                 changed.notify_one();
             }
         });
-        self.handles.insert(component, Handle { assign, snapshot, counters: Arc::default() });
+        self.handles.insert(slot, Handle { assign, snapshot, counters: Arc::default() });
     }
 }
 
@@ -198,7 +219,7 @@ struct Running {
 
 struct Actor {
     host: Arc<Host>,
-    component: ComponentName,
+    slot: Slot,
     machine: Machine,
     counters: Arc<Counters>,
     show: watch::Sender<Snapshot>,
@@ -269,7 +290,7 @@ impl Actor {
                 Action::Run(id, op) => self.start(id, op),
                 Action::Cancel(id) => {
                     if let Some(running) = self.running.take_if(|running| running.id == id) {
-                        tracing::info!(component = %self.component, op = running.name, "called back");
+                        tracing::info!(component = %self.slot, op = running.name, "called back");
                         drop(running.work);
                         running.leash.end().await;
                     }
@@ -292,10 +313,10 @@ impl Actor {
 
     async fn persist(&mut self, record: Record) {
         let state = state_name(&record.state);
-        tracing::info!(component = %self.component, generation = %generation(&record), state, "ledger");
+        tracing::info!(component = %self.slot, generation = %generation(&record), state, "ledger");
         failpoint::hit(|| format!("agent.persist.before.{state}"));
-        let ledger = self.host.ledger.clone();
-        let written = tokio::task::spawn_blocking(move || ledger.write(&record)).await;
+        let (ledger, slot) = (self.host.ledger.clone(), self.slot.clone());
+        let written = tokio::task::spawn_blocking(move || ledger.write(&slot, &record)).await;
         failpoint::hit(|| format!("agent.persist.after.{state}"));
         let event = match written {
             Ok(Ok(())) => Event::Persisted,
@@ -303,14 +324,14 @@ impl Actor {
             Err(error) => Event::PersistFailed(error.to_string()),
         };
         if let Event::PersistFailed(error) = &event {
-            tracing::error!(component = %self.component, error, "the ledger cannot be written");
+            tracing::error!(component = %self.slot, error, "the ledger cannot be written");
         }
         self.tell(event);
     }
 
     fn start(&mut self, id: OpId, op: Op) {
         let name = ops::name(&op);
-        tracing::debug!(component = %self.component, op = name, "begins");
+        tracing::debug!(component = %self.slot, op = name, "begins");
         failpoint::hit(|| format!("agent.op.before.{name}"));
         if matches!(op, Op::Preflight { .. }) {
             // They are of one generation, and a new one begins.
@@ -318,7 +339,7 @@ impl Actor {
             self.counters.fetched.store(0, Ordering::Relaxed);
         }
         let (scope, leash) = scope(self.counters.clone());
-        let work = Box::pin(ops::perform(self.host.clone(), self.component.clone(), op, scope));
+        let work = Box::pin(ops::perform(self.host.clone(), self.slot.clone(), op, scope));
         self.running = Some(Running { id, name, work, leash });
     }
 
@@ -327,9 +348,9 @@ impl Actor {
         failpoint::hit(|| format!("agent.op.after.{}", running.name));
         match &outcome {
             Outcome::Failed(failure) | Outcome::Smoke { failure: Some(failure), .. } => {
-                tracing::warn!(component = %self.component, op = running.name, cause = %failure.cause, error = failure.message, "failed");
+                tracing::warn!(component = %self.slot, op = running.name, cause = %failure.cause, error = failure.message, "failed");
             }
-            _ => tracing::debug!(component = %self.component, op = running.name, "done"),
+            _ => tracing::debug!(component = %self.slot, op = running.name, "done"),
         }
         drop(running.work);
         running.leash.end().await;

@@ -251,8 +251,25 @@ pub(crate) async fn run_program(
     timeout: Duration,
     sink: &mut (dyn FnMut(&[u8]) -> bool + Send),
 ) -> Result<Ran, ExecError> {
+    run_program_with(program, cwd, &[], mode, user, timeout, sink).await
+}
+
+/// As [`run_program`], with these variables in its otherwise clean environment.
+///
+/// # Errors
+/// [`ExecError`]
+pub(crate) async fn run_program_with(
+    program: &Program,
+    cwd: &Path,
+    env: &[(&str, String)],
+    mode: Mode<'_>,
+    user: Option<(u32, u32)>,
+    timeout: Duration,
+    sink: &mut (dyn FnMut(&[u8]) -> bool + Send),
+) -> Result<Ran, ExecError> {
     let mut command = tokio::process::Command::new(&program.path);
     command.args(&program.args).current_dir(cwd).env_clear().env("PATH", PATH).env("LANG", "C.UTF-8");
+    command.envs(env.iter().map(|(name, value)| (*name, value.as_str())));
     command.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
     if let Some((uid, gid)) = user {
         // The supplementary groups go with it: std drops them when it sets a user as root.

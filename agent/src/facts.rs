@@ -114,6 +114,15 @@ pub fn space(dir: &Path) -> Option<(u64, u64)> {
     Some((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_favail))
 }
 
+/// Memory that new processes can have without swapping, bytes. Blocks for one
+/// small file.
+#[must_use]
+pub fn memory_available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib: u64 = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(kib.saturating_mul(1024))
+}
+
 /// A service's numbers: of its own control group if systemd gave it one, else of
 /// its main process and what descends from it. None if it is gone.
 #[must_use]
@@ -178,6 +187,7 @@ mod tests {
         let host = facts.host();
         assert!(host.memory_bytes > 0 && host.memory_total_bytes > host.memory_bytes);
         assert!(host.disk_free_bytes > 0);
+        assert!(memory_available().is_some_and(|bytes| bytes < host.memory_total_bytes));
         let (_, memory) = facts.service(std::process::id());
         assert!(memory > 0);
         assert_eq!(facts.service(u32::MAX), (0, 0));

@@ -1,4 +1,5 @@
-//! The agent's durable record: one JSON file per component.
+//! The agent's durable record: one JSON file per slot, `api.json` or
+//! `api@green.json`, and one per switch, `api@switch.json`.
 //!
 //! Owns how a record gets to disk and back. Must not guess: a record that does
 //! not read is an error for that component, and the others go on.
@@ -8,10 +9,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tidegate_protocol::ComponentName;
-use tidegate_swap::Record;
+use tidegate_swap::{Record, SwitchRecord};
 
 use crate::durable;
+use crate::slot::Slot;
 
 /// Far above what a bounded record takes.
 const RECORD_BYTES_MAX: u64 = 1024 * 1024;
@@ -69,8 +73,13 @@ pub enum LedgerError {
     },
 }
 
-/// A component, and its record or why it does not read.
-pub type Entry = (ComponentName, Result<Record, LedgerError>);
+/// A slot, and its record or why it does not read.
+pub type Entry = (Slot, Result<Record, LedgerError>);
+/// A component with sides, and its switch's record or why it does not read.
+pub type SwitchEntry = (ComponentName, Result<SwitchRecord, LedgerError>);
+
+/// What stands behind a component's name where a side's name would: a switch.
+const SWITCH: &str = "@switch";
 
 /// The directory of records.
 #[derive(Clone, Debug)]
@@ -98,26 +107,67 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Encode`], [`LedgerError::Write`]: the record counts as not written.
-    pub fn write(&self, record: &Record) -> Result<(), LedgerError> {
-        let path = self.path(&record.component);
-        let bytes = serde_json::to_vec_pretty(record).map_err(|source| LedgerError::Encode { path: path.clone(), source })?;
-        durable::replace(&path, &bytes, 0o600).map_err(|source| LedgerError::Write { path, source })
+    pub fn write(&self, slot: &Slot, record: &Record) -> Result<(), LedgerError> {
+        write(self.path(slot), record)
     }
 
-    /// The record of one component, if it has one.
+    /// As [`Ledger::write`], for a switch.
+    ///
+    /// # Errors
+    /// [`LedgerError::Encode`], [`LedgerError::Write`]: the record counts as not written.
+    pub fn write_switch(&self, record: &SwitchRecord) -> Result<(), LedgerError> {
+        write(self.switch_path(&record.component), record)
+    }
+
+    /// The record of one slot, if it has one.
     ///
     /// # Errors
     /// [`LedgerError::Read`], [`LedgerError::Malformed`], [`LedgerError::OtherComponent`].
-    pub fn read(&self, component: &ComponentName) -> Result<Option<Record>, LedgerError> {
-        let path = self.path(component);
-        if path.exists() { read(&path, component).map(Some) } else { Ok(None) }
+    pub fn read(&self, slot: &Slot) -> Result<Option<Record>, LedgerError> {
+        let path = self.path(slot);
+        if path.exists() { read(&path, &slot.component, |record: &Record| &record.component).map(Some) } else { Ok(None) }
     }
 
-    /// Every component that has a record, each with its own result.
+    /// The record of one component's switch, if it has one.
+    ///
+    /// # Errors
+    /// As [`Ledger::read`].
+    pub fn read_switch(&self, component: &ComponentName) -> Result<Option<SwitchRecord>, LedgerError> {
+        let path = self.switch_path(component);
+        if path.exists() { read(&path, component, |record: &SwitchRecord| &record.component).map(Some) } else { Ok(None) }
+    }
+
+    /// Every slot that has a record, each with its own result.
     ///
     /// # Errors
     /// [`LedgerError::Open`]: the directory itself cannot be read.
     pub fn read_all(&self) -> Result<Vec<Entry>, LedgerError> {
+        let mut all = Vec::new();
+        for (path, name) in self.names()? {
+            let Ok(slot) = name.parse::<Slot>() else { continue };
+            let record = read(&path, &slot.component, |record: &Record| &record.component);
+            all.push((slot, record));
+        }
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(all)
+    }
+
+    /// Every switch that has a record, each with its own result.
+    ///
+    /// # Errors
+    /// [`LedgerError::Open`]: the directory itself cannot be read.
+    pub fn read_switches(&self) -> Result<Vec<SwitchEntry>, LedgerError> {
+        let mut all = Vec::new();
+        for (path, name) in self.names()? {
+            let Some(component) = name.strip_suffix(SWITCH).and_then(|name| name.parse::<ComponentName>().ok()) else { continue };
+            let record = read(&path, &component, |record: &SwitchRecord| &record.component);
+            all.push((component, record));
+        }
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(all)
+    }
+
+    fn names(&self) -> Result<Vec<(PathBuf, String)>, LedgerError> {
         let open = |source| LedgerError::Open { path: self.dir.clone(), source };
         let entries = match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -126,30 +176,36 @@ impl Ledger {
         let mut all = Vec::new();
         for entry in entries {
             let path = entry.map_err(open)?.path();
-            let name = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".json"));
             // Temporary names start with a dot, which no component name does.
-            let Some(component) = name.and_then(|n| n.parse::<ComponentName>().ok()) else { continue };
-            let record = read(&path, &component);
-            all.push((component, record));
+            let name = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".json")).map(str::to_owned);
+            all.extend(name.map(|name| (path, name)));
         }
-        all.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(all)
     }
 
-    fn path(&self, component: &ComponentName) -> PathBuf {
-        self.dir.join(format!("{component}.json"))
+    fn path(&self, slot: &Slot) -> PathBuf {
+        self.dir.join(format!("{slot}.json"))
+    }
+
+    fn switch_path(&self, component: &ComponentName) -> PathBuf {
+        self.dir.join(format!("{component}{SWITCH}.json"))
     }
 }
 
-fn read(path: &Path, component: &ComponentName) -> Result<Record, LedgerError> {
+fn write(path: PathBuf, record: &impl Serialize) -> Result<(), LedgerError> {
+    let bytes = serde_json::to_vec_pretty(record).map_err(|source| LedgerError::Encode { path: path.clone(), source })?;
+    durable::replace(&path, &bytes, 0o600).map_err(|source| LedgerError::Write { path, source })
+}
+
+fn read<R: DeserializeOwned>(path: &Path, component: &ComponentName, of: impl Fn(&R) -> &ComponentName) -> Result<R, LedgerError> {
     let bytes = durable::read_bounded(path, RECORD_BYTES_MAX)
         .and_then(|found| found.ok_or_else(|| io::ErrorKind::NotFound.into()))
         .map_err(|source| LedgerError::Read { path: path.to_owned(), source })?;
-    let record: Record = serde_json::from_slice(&bytes).map_err(|source| LedgerError::Malformed { path: path.to_owned(), source })?;
-    if &record.component == component {
+    let record: R = serde_json::from_slice(&bytes).map_err(|source| LedgerError::Malformed { path: path.to_owned(), source })?;
+    if of(&record) == component {
         Ok(record)
     } else {
-        Err(LedgerError::OtherComponent { path: path.to_owned(), component: record.component })
+        Err(LedgerError::OtherComponent { path: path.to_owned(), component: of(&record).clone() })
     }
 }
 
@@ -171,12 +227,35 @@ mod tests {
         }
     }
 
+    fn slot(name: &str) -> Slot {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn a_side_has_its_own_record_and_a_plain_one_its_old_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(dir.path().to_owned()).unwrap();
+        ledger.write(&slot("api@green"), &record("api")).unwrap();
+        ledger.write(&slot("web"), &record("web")).unwrap();
+        ledger.write_switch(&SwitchRecord::new("api".parse().unwrap())).unwrap();
+        for name in ["api@green.json", "web.json", "api@switch.json"] {
+            assert!(dir.path().join(name).is_file(), "{name}");
+        }
+        let slots: Vec<Slot> = ledger.read_all().unwrap().into_iter().map(|(slot, record)| record.map(|_| slot).unwrap()).collect();
+        assert_eq!(slots, [slot("api@green"), slot("web")]);
+        let switches = ledger.read_switches().unwrap();
+        assert_eq!(switches.iter().map(|(component, _)| component.as_str()).collect::<Vec<_>>(), ["api"]);
+        assert!(switches[0].1.is_ok());
+        assert!(ledger.read(&slot("api")).unwrap().is_none());
+        assert!(ledger.read(&slot("api@green")).unwrap().is_some());
+    }
+
     #[test]
     fn what_was_written_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path().join("ledger")).unwrap();
-        ledger.write(&record("api")).unwrap();
-        ledger.write(&record("web")).unwrap();
+        ledger.write(&slot("api"), &record("api")).unwrap();
+        ledger.write(&slot("web"), &record("web")).unwrap();
         let all = ledger.read_all().unwrap();
         assert_eq!(all.len(), 2);
         assert_eq!(all[0].1.as_ref().unwrap(), &record("api"));
@@ -186,8 +265,8 @@ mod tests {
     fn a_torn_record_is_an_error_of_its_component_only() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path().to_owned()).unwrap();
-        ledger.write(&record("api")).unwrap();
-        ledger.write(&record("web")).unwrap();
+        ledger.write(&slot("api"), &record("api")).unwrap();
+        ledger.write(&slot("web"), &record("web")).unwrap();
         let path = dir.path().join("api.json");
         let whole = fs::read(&path).unwrap();
         for len in [0, 1, whole.len() / 2, whole.len() - 1] {
@@ -202,17 +281,17 @@ mod tests {
     fn a_leftover_of_a_write_cut_short_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path().to_owned()).unwrap();
-        ledger.write(&record("api")).unwrap();
+        ledger.write(&slot("api"), &record("api")).unwrap();
         fs::write(dir.path().join(".tmp-api.json"), "{").unwrap();
         assert_eq!(ledger.read_all().unwrap().len(), 1);
-        ledger.write(&record("api")).unwrap();
+        ledger.write(&slot("api"), &record("api")).unwrap();
     }
 
     #[test]
     fn a_record_under_a_wrong_name_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path().to_owned()).unwrap();
-        ledger.write(&record("api")).unwrap();
+        ledger.write(&slot("api"), &record("api")).unwrap();
         fs::rename(dir.path().join("api.json"), dir.path().join("web.json")).unwrap();
         assert!(matches!(ledger.read_all().unwrap()[0].1, Err(LedgerError::OtherComponent { .. })));
     }

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_protocol::report::Failure;
-use tidegate_protocol::{Cause, ComponentName, ReleaseRef, Target};
+use tidegate_protocol::{Cause, ReleaseRef, Target};
 use tidegate_swap::{Op, Outcome, Restart};
 
 use crate::context::Installed;
 use crate::error::failure;
 use crate::host::Host;
 use crate::service::{same_service, started_since};
+use crate::slot::Slot;
 use crate::work::Scope;
 use crate::{exec, preflight, smoke, stage, tidy};
 
@@ -41,19 +42,21 @@ pub fn name(op: &Op) -> &'static str {
 }
 
 /// Runs one operation to its end.
-pub async fn perform(host: Arc<Host>, component: ComponentName, op: Op, scope: Scope) -> Outcome {
+pub async fn perform(host: Arc<Host>, slot: Slot, op: Op, scope: Scope) -> Outcome {
     let done = match op {
         Op::Preflight { target, current, accept_drift } => {
-            preflight::check(&host, &component, preflight::Request { target, current, accept_drift }, &scope).await
+            preflight::check(&host, &slot, preflight::Request { target, current, accept_drift }, &scope).await
         }
-        Op::Stage { target } => stage::stage(&host, &component, &target, &scope).await,
-        Op::Check { target } => command(&host, &component, &target, Command::Check, &scope).await,
-        Op::Before { target } => command(&host, &component, &target, Command::Before, &scope).await,
-        Op::After { target } => command(&host, &component, &target, Command::After, &scope).await,
-        Op::Observe { current } => return observe(&host, &component, current, &scope).await,
-        Op::Flip { to } => flip(&host, &component, to, &scope).await,
-        Op::Activate { to, from, restart } => activate(&host, &component, &to, &from, &restart, &scope).await,
-        Op::Smoke { target, integration, since } => match installed(&host, &component, &target, &scope).await {
+        Op::Stage { target } => stage::stage(&host, &slot, &target, &scope).await,
+        Op::Check { target } => command(&host, &slot, &target, Command::Check, &scope).await,
+        // They take load off the host and give it back; a side gets none but by the switch.
+        Op::Before { .. } | Op::After { .. } if slot.side.is_some() => Ok(()),
+        Op::Before { target } => command(&host, &slot, &target, Command::Before, &scope).await,
+        Op::After { target } => command(&host, &slot, &target, Command::After, &scope).await,
+        Op::Observe { current } => return observe(&host, &slot, current, &scope).await,
+        Op::Flip { to } => flip(&host, &slot, to, &scope).await,
+        Op::Activate { to, from, restart } => activate(&host, &slot, &to, &from, &restart, &scope).await,
+        Op::Smoke { target, integration, since } => match installed(&host, &slot, &target, &scope).await {
             Ok(installed) => {
                 let (results, failure) = smoke::run(&host.ctx, &host.services, &installed, integration, &since).await;
                 return Outcome::Smoke { results, failure };
@@ -61,7 +64,7 @@ pub async fn perform(host: Arc<Host>, component: ComponentName, op: Op, scope: S
             Err(failure) => return Outcome::Smoke { results: Vec::new(), failure: Some(failure) },
         },
         Op::Collect { keep } => {
-            tidy::after_confirm(&host, &component, keep, &scope).await;
+            tidy::after_confirm(&host, &slot.component, keep, &scope).await;
             Ok(())
         }
     };
@@ -69,9 +72,9 @@ pub async fn perform(host: Arc<Host>, component: ComponentName, op: Op, scope: S
 }
 
 /// The laid-out tree of a release.
-async fn installed(host: &Arc<Host>, component: &ComponentName, release: &ReleaseRef, scope: &Scope) -> Result<Installed, Failure> {
-    let gone = failure(Cause::Verify, &format!("{component} of {} is not laid out on this host any more; stage it again", release.id));
-    let (trees, name, wanted) = (host.trees.clone(), component.clone(), release.clone());
+async fn installed(host: &Arc<Host>, slot: &Slot, release: &ReleaseRef, scope: &Scope) -> Result<Installed, Failure> {
+    let gone = failure(Cause::Verify, &format!("{slot} of {} is not laid out on this host any more; stage it again", release.id));
+    let (trees, name, wanted) = (host.trees.clone(), slot.clone(), release.clone());
     scope.blocking(move |_| trees.locate(&name, &wanted).map_err(|e| e.failure())).await?.ok_or(gone)
 }
 
@@ -82,8 +85,8 @@ enum Command {
     After,
 }
 
-async fn command(host: &Arc<Host>, component: &ComponentName, release: &ReleaseRef, which: Command, scope: &Scope) -> Result<(), Failure> {
-    let installed = installed(host, component, release, scope).await?;
+async fn command(host: &Arc<Host>, slot: &Slot, release: &ReleaseRef, which: Command, scope: &Scope) -> Result<(), Failure> {
+    let installed = installed(host, slot, release, scope).await?;
     let (argv, what, timeout, cause) = match which {
         Command::Check => (&installed.component.check, "the check", CHECK_TIMEOUT, Cause::Verify),
         Command::Before => (&installed.component.before, "the before hook", HOOK_TIMEOUT, Cause::StartFailed),
@@ -95,28 +98,30 @@ async fn command(host: &Arc<Host>, component: &ComponentName, release: &ReleaseR
     }
 }
 
-async fn observe(host: &Arc<Host>, component: &ComponentName, current: Option<ReleaseRef>, scope: &Scope) -> Outcome {
+async fn observe(host: &Arc<Host>, slot: &Slot, current: Option<ReleaseRef>, scope: &Scope) -> Outcome {
     // Nothing runs, so nothing is unhealthy.
     let Some(current) = current else { return Outcome::Observed { healthy: true } };
-    let healthy = match installed(host, component, &current, scope).await {
+    let healthy = match installed(host, slot, &current, scope).await {
         Ok(installed) => smoke::observe(&host.ctx, &host.services, &installed).await,
         Err(_) => false,
     };
     Outcome::Observed { healthy }
 }
 
-async fn flip(host: &Arc<Host>, component: &ComponentName, to: Target, scope: &Scope) -> Result<(), Failure> {
-    let (host, component) = (host.clone(), component.clone());
+async fn flip(host: &Arc<Host>, slot: &Slot, to: Target, scope: &Scope) -> Result<(), Failure> {
+    let (host, slot) = (host.clone(), slot.clone());
     scope
         .blocking(move |_| {
-            let current = host.trees.current_path(&component);
-            let flip = || host.trees.flip(&component, &to).map_err(|e| e.failure());
-            let links = |wanted| host.links.converge(&component, wanted, &current).map_err(|e| e.failure());
+            let current = host.trees.current_path(&slot);
+            let flip = || host.trees.flip(&slot, &to).map_err(|e| e.failure());
+            let links = |wanted| host.links.converge(&slot.component, wanted, &current).map_err(|e| e.failure());
             match to.release() {
+                // No link outside can follow two sides: preflight refuses them.
+                _ if slot.side.is_some() => flip(),
                 // Links point at something complete from their first instant to their last.
                 Some(release) => {
                     flip()?;
-                    let tree = host.trees.locate(&component, release).map_err(|e| e.failure())?;
+                    let tree = host.trees.locate(&slot, release).map_err(|e| e.failure())?;
                     links(&tree.map(|t| t.component.links).unwrap_or_default())
                 }
                 None => {
@@ -128,28 +133,22 @@ async fn flip(host: &Arc<Host>, component: &ComponentName, to: Target, scope: &S
         .await
 }
 
-async fn activate(
-    host: &Arc<Host>,
-    component: &ComponentName,
-    to: &Target,
-    from: &Target,
-    restart: &Restart,
-    scope: &Scope,
-) -> Result<(), Failure> {
+async fn activate(host: &Arc<Host>, slot: &Slot, to: &Target, from: &Target, restart: &Restart, scope: &Scope) -> Result<(), Failure> {
     // A flip that the ledger lost in a crash may have been undone since: what is
-    // started is always what `current` names.
-    let (trees, name) = (host.trees.clone(), component.clone());
+    // started is always what the link names.
+    let (trees, name) = (host.trees.clone(), slot.clone());
     let current = scope.blocking(move |_| trees.read_current(&name).map_err(|e| e.failure())).await?.map(|tree| tree.release);
     if current.as_ref() != to.release() {
         let name = |release: Option<&ReleaseRef>| release.map_or_else(|| "nothing".to_owned(), |r| r.id.to_string());
-        let message = format!("current of {component} is {}, not {}: nothing was started", name(current.as_ref()), name(to.release()));
+        let message =
+            format!("{} of {} is {}, not {}: nothing was started", slot.link(), slot.component, name(current.as_ref()), name(to.release()));
         return Err(failure(Cause::StartFailed, &message));
     }
     let old = match from.release() {
-        Some(release) if Some(release) != to.release() => match installed(host, component, release, scope).await {
+        Some(release) if Some(release) != to.release() => match installed(host, slot, release, scope).await {
             Ok(old) => Some(old),
             Err(failure) => {
-                tracing::warn!(%component, release = %release.id, error = failure.message, "what ran before cannot be asked how to stop it");
+                tracing::warn!(component = %slot, release = %release.id, error = failure.message, "what ran before cannot be asked how to stop it");
                 None
             }
         },
@@ -161,7 +160,7 @@ async fn activate(
             None => Ok(()),
         };
     };
-    let new = installed(host, component, release, scope).await?;
+    let new = installed(host, slot, release, scope).await?;
     if let Some(old) = old.filter(|old| !same_service(&old.component, &new.component)) {
         host.services.stop(&old).await?;
     }
@@ -169,7 +168,7 @@ async fn activate(
         host.services.start(&new).await?;
     }
     let running = host.services.prove(&new).await?;
-    tracing::info!(%component, release = %new.release.id, pid = running.pid, "runs");
+    tracing::info!(component = %slot, release = %new.release.id, pid = running.pid, "runs");
     Ok(())
 }
 

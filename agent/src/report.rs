@@ -5,6 +5,8 @@
 //! they are repeated only when the process or a file changed. Must not report an
 //! order as an observation.
 
+mod sides;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use std::time::Duration;
 use tidegate_protocol::codec;
 use tidegate_protocol::limits::CONTROL_FRAME_BYTES_MAX;
 use tidegate_protocol::report::{ComponentReport, HostFacts, Progress, Running, ServiceState};
-use tidegate_protocol::{ComponentName, Digest, Report, Target};
+use tidegate_protocol::{Digest, Report, SidesReport, Target};
 use tidegate_swap::{Record, State};
 use tokio::time::{Instant, timeout};
 
@@ -20,6 +22,8 @@ use crate::context::Installed;
 use crate::driver::Seen;
 use crate::host::Host;
 use crate::service::{Process, Status, since_boot};
+use crate::slot::Slot;
+use crate::switch::SwitchSeen;
 use crate::tree;
 
 /// A process that does not show what it executes within this time is reported
@@ -37,10 +41,10 @@ const MANY_FILES_EVERY: Duration = Duration::from_secs(30);
 pub struct Reporter {
     host: Arc<Host>,
     sequence: u64,
-    known: BTreeMap<ComponentName, Known>,
+    known: BTreeMap<Slot, Known>,
 }
 
-/// What was found out about one component.
+/// What was found out about one slot.
 #[derive(Default)]
 struct Known {
     tree: Option<KnownTree>,
@@ -77,23 +81,31 @@ impl Reporter {
         Self { host, sequence: 0, known: BTreeMap::new() }
     }
 
-    /// The host as it stands now. `load` says what a process uses.
-    pub async fn report(&mut self, seen: Vec<Seen>, facts: HostFacts, load: &mut (dyn FnMut(Process) -> Load + Send)) -> Report {
+    /// The host as it stands now, and beside it its components with sides. `load`
+    /// says what a process uses.
+    pub async fn report(
+        &mut self,
+        seen: Vec<Seen>,
+        switches: Vec<SwitchSeen>,
+        facts: HostFacts,
+        load: &mut (dyn FnMut(Process) -> Load + Send),
+    ) -> (Report, Vec<SidesReport>) {
         self.sequence += 1;
-        self.known.retain(|component, _| seen.iter().any(|s| &s.component == component));
-        let mut components = Vec::with_capacity(seen.len());
+        self.known.retain(|slot, _| seen.iter().any(|s| &s.slot == slot));
+        let mut slots = Vec::with_capacity(seen.len());
         for one in seen {
-            components.push(self.component(one, load).await);
+            slots.push((one.slot.clone(), self.slot(one, load).await));
         }
+        let (components, sided) = sides::assemble(slots, switches);
         let mut report = Report { sequence: self.sequence, host: facts, components };
         fit(&mut report);
-        report
+        (report, sided)
     }
 
-    async fn component(&mut self, seen: Seen, load: &mut (dyn FnMut(Process) -> Load + Send)) -> ComponentReport {
-        let Seen { component, snapshot, staged_bytes, fetched_bytes } = seen;
-        let known = self.known.entry(component.clone()).or_default();
-        look_at_tree(&self.host, &component, known).await;
+    async fn slot(&mut self, seen: Seen, load: &mut (dyn FnMut(Process) -> Load + Send)) -> ComponentReport {
+        let Seen { slot, snapshot, staged_bytes, fetched_bytes } = seen;
+        let known = self.known.entry(slot.clone()).or_default();
+        look_at_tree(&self.host, &slot, known).await;
         let tree = known.tree.clone();
         let mut main = None;
         let mut restarts = 0;
@@ -105,7 +117,7 @@ impl Reporter {
             Some(tree) => {
                 let asked = timeout(STATUS, self.host.services.status(&tree.installed)).await;
                 let status = asked.unwrap_or_else(|_| {
-                    tracing::warn!(%component, "the service manager does not answer within {} s", STATUS.as_secs());
+                    tracing::warn!(component = %slot, "the service manager does not answer within {} s", STATUS.as_secs());
                     Status::default()
                 });
                 (main, restarts) = (status.main, status.restarts);
@@ -137,7 +149,7 @@ impl Reporter {
             memory_bytes: load.memory_bytes,
             restarts,
             lease_left_ms: record.and_then(|r| lease_left_ms(&self.host, r)),
-            component,
+            component: slot.component,
         }
     }
 }
@@ -167,9 +179,9 @@ fn lease_left_ms(host: &Host, record: &Record) -> Option<u64> {
     lease_left(record, &host.ctx.boot_id)
 }
 
-/// What `current` leads to, and whether its files are as the manifest says.
-async fn look_at_tree(host: &Arc<Host>, component: &ComponentName, known: &mut Known) {
-    let (host, name, last) = (host.clone(), component.clone(), known.tree.take());
+/// What the slot's link leads to, and whether its files are as the manifest says.
+async fn look_at_tree(host: &Arc<Host>, slot: &Slot, known: &mut Known) {
+    let (host, name, last) = (host.clone(), slot.clone(), known.tree.take());
     let looked = tokio::task::spawn_blocking(move || {
         let current = match host.trees.current_dir(&name) {
             Ok(current) => current?,

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tidegate_protocol::report::Failure;
-use tidegate_protocol::{Component, ComponentName, ReleaseRef};
+use tidegate_protocol::{Component, ReleaseRef};
 
 use crate::fetch::Want;
 use crate::host::Host;
+use crate::slot::Slot;
 use crate::work::Scope;
 use crate::{tidy, tree};
 
@@ -19,24 +20,24 @@ use crate::{tidy, tree};
 ///
 /// # Errors
 /// `verify`, `disk`, `timeout`; what is there stays as it was.
-pub async fn stage(host: &Arc<Host>, component: &ComponentName, release: &ReleaseRef, scope: &Scope) -> Result<(), Failure> {
+pub async fn stage(host: &Arc<Host>, slot: &Slot, release: &ReleaseRef, scope: &Scope) -> Result<(), Failure> {
     scope.counters.staged.store(0, Ordering::Relaxed);
     scope.counters.fetched.store(0, Ordering::Relaxed);
     let _guard = host.staging.read().await;
-    let (here, name, wanted) = (host.clone(), component.clone(), release.clone());
+    let (here, name, wanted) = (host.clone(), slot.clone(), release.clone());
     // A tree knows what it is made of: going back needs no controller.
     let standing = scope
         .blocking(move |_| {
             let standing = here.trees.locate(&name, &wanted).map_err(|e| e.failure())?;
             if standing.is_none() {
-                tidy::before_stage(&here, &name);
+                tidy::before_stage(&here, &name.component);
             }
             Ok(standing)
         })
         .await?;
     let found = match &standing {
         Some(tree) => tree.component.clone(),
-        None => host.manifests.component(&host.depot, release, component, scope).await?,
+        None => host.manifests.component(&host.depot, release, &slot.component, scope).await?,
     };
     let found = Arc::new(found);
     let (store, lacking) = (host.store.clone(), found.clone());
@@ -58,14 +59,14 @@ pub async fn stage(host: &Arc<Host>, component: &ComponentName, release: &Releas
         })
         .await?;
     host.depot.fetch(&host.store, wants, scope).await?;
-    lay_out(host, release, found, scope).await
+    lay_out(host, slot, release, found, scope).await
 }
 
-async fn lay_out(host: &Arc<Host>, release: &ReleaseRef, component: Arc<Component>, scope: &Scope) -> Result<(), Failure> {
-    let (host, release) = (host.clone(), release.clone());
+async fn lay_out(host: &Arc<Host>, slot: &Slot, release: &ReleaseRef, component: Arc<Component>, scope: &Scope) -> Result<(), Failure> {
+    let (host, side, release) = (host.clone(), slot.side, release.clone());
     scope
         .blocking(move |scope| {
-            let tree = host.trees.lay_out(&host.store, &release, &component, &|| scope.go_on()).map_err(|e| e.failure())?;
+            let tree = host.trees.lay_out(&host.store, &release, &component, side, &|| scope.go_on()).map_err(|e| e.failure())?;
             // Every byte was read back just now.
             host.verified.remember(&tree.dir, tree::fingerprint(&tree));
             scope.counters.staged.store(component.bytes(), Ordering::Relaxed);

@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tidegate_protocol::report::{Failure, Progress, Running, ServiceState};
-use tidegate_protocol::{ComponentName, Digest, Generation, HostName, ReleaseId};
+use tidegate_protocol::side::SwitchProgress;
+use tidegate_protocol::{ComponentName, Digest, Generation, HostName, ReleaseId, Side};
 use tidegate_swap::{HistoryEntry, Record};
 use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::daemon::{StartError, context, host_name};
 use crate::error::chain;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, SwitchEntry};
 use crate::report::lease_left;
 use crate::service::Services;
+use crate::slot::Slot;
+use crate::switch::SwitchSeen;
 use crate::tree::{self, Trees};
 
 /// For a service manager to answer.
@@ -29,15 +32,41 @@ pub struct Status {
     pub schema: u32,
     /// From the certificate.
     pub host: HostName,
-    /// In order of name.
+    /// In order of name; one with sides stands once for each.
     pub components: Vec<ComponentStatus>,
+    /// Of components with sides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub switches: Vec<SwitchStatus>,
 }
 
-/// One component.
+/// Which side of a component serves.
+#[derive(Debug, Serialize)]
+pub struct SwitchStatus {
+    /// Which component.
+    pub component: ComponentName,
+    /// None before the first switch.
+    pub active: Option<Side>,
+    /// Of the newest switch ordered.
+    pub generation: Generation,
+    /// How far it has come.
+    pub progress: Option<SwitchProgress>,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// Why the ledger could not be read.
+    pub error: Option<String>,
+}
+
+/// One component, or one side of it.
 #[derive(Debug, Serialize)]
 pub struct ComponentStatus {
     /// Which.
     pub component: ComponentName,
+    /// Which side of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub side: Option<Side>,
+    /// Whether that side serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<bool>,
     /// What `current` leads to.
     pub release: Option<ReleaseId>,
     /// The standing release before that.
@@ -64,6 +93,13 @@ pub struct ComponentStatus {
     pub error: Option<String>,
 }
 
+impl ComponentStatus {
+    /// `api`, `api@green`.
+    fn title(&self) -> String {
+        Slot { component: self.component.clone(), side: self.side }.to_string()
+    }
+}
+
 /// Looks.
 ///
 /// # Errors
@@ -73,27 +109,44 @@ pub async fn look(config: &Config) -> Result<Status, StartError> {
     let trees = Trees::at(&config.paths.opt);
     let ctx = Arc::new(context(config, host.clone(), trees.root().to_owned())?);
     let services = Services::observing(ctx.clone());
+    let ledger = Ledger::at(config.paths.ledger());
+    let switches: Vec<SwitchStatus> = ledger.read_switches()?.into_iter().map(switch).collect();
     let mut components = Vec::new();
-    for (component, record) in Ledger::at(config.paths.ledger()).read_all()? {
+    for (slot, record) in ledger.read_all()? {
         let (record, error) = match record {
             Ok(record) => (Some(record), None),
             Err(error) => (None, Some(chain(&error))),
         };
         let lease = record.as_ref().and_then(|r| lease_left(r, &ctx.boot_id));
-        components.push(one(component, record, error, lease, &trees, &services).await);
+        let serves = switches.iter().find(|switch| switch.component == slot.component).and_then(|switch| switch.active);
+        let active = slot.side.map(|side| serves == Some(side));
+        components.push(ComponentStatus { active, ..one(slot, record, error, lease, &trees, &services).await });
     }
-    Ok(Status { schema: 1, host, components })
+    Ok(Status { schema: 1, host, components, switches })
+}
+
+fn switch((component, record): SwitchEntry) -> SwitchStatus {
+    match record {
+        Ok(record) => {
+            let SwitchSeen { component, active, generation, progress, failure } = SwitchSeen::of(&record);
+            SwitchStatus { component, active, generation, progress: Some(progress), failure, error: None }
+        }
+        Err(error) => {
+            let error = Some(chain(&error));
+            SwitchStatus { component, active: None, generation: Generation::ZERO, progress: None, failure: None, error }
+        }
+    }
 }
 
 async fn one(
-    component: ComponentName,
+    slot: Slot,
     record: Option<Record>,
     mut error: Option<String>,
     lease_left_ms: Option<u64>,
     trees: &Trees,
     services: &Services,
 ) -> ComponentStatus {
-    let installed = match trees.read_current(&component) {
+    let installed = match trees.read_current(&slot) {
         Ok(installed) => installed,
         Err(failed) => {
             error.get_or_insert_with(|| chain(&failed));
@@ -115,7 +168,9 @@ async fn one(
         }
     }
     ComponentStatus {
-        component,
+        component: slot.component,
+        side: slot.side,
+        active: None,
         release: installed.as_ref().map(|i| i.release.id.clone()),
         previous: record.as_ref().and_then(|r| r.previous.as_ref()).map(|r| r.id.clone()),
         generation: record.as_ref().and_then(|r| r.assignment.as_ref()).map_or(Generation::ZERO, |a| a.generation),
@@ -143,7 +198,7 @@ pub fn human(status: &Status) -> String {
     let mut rows = vec![["COMPONENT", "RELEASE", "PREVIOUS", "GENERATION", "PROGRESS", "STATE", "PID", "LEASE"].map(str::to_owned)];
     for c in &status.components {
         rows.push([
-            c.component.to_string(),
+            c.title(),
             c.release.as_ref().map_or_else(none, ToString::to_string),
             c.previous.as_ref().map_or_else(none, ToString::to_string),
             c.generation.to_string(),
@@ -159,15 +214,26 @@ pub fn human(status: &Status) -> String {
         let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         let _ = writeln!(out, "{}", line.join("  ").trim_end());
     }
+    for s in &status.switches {
+        let serves = s.active.map_or_else(|| "no side serves".to_owned(), |side| format!("{side} serves"));
+        let progress = s.progress.map_or_else(|| "unknown".into(), word);
+        let _ = writeln!(out, "{}: {serves} (switch {}: {progress})", s.component, s.generation);
+        if let Some(failure) = &s.failure {
+            let _ = writeln!(out, "{}: {}: {}", s.component, failure.cause, failure.message);
+        }
+        if let Some(error) = &s.error {
+            let _ = writeln!(out, "{}: {error}", s.component);
+        }
+    }
     for c in &status.components {
         if let Some(failure) = &c.failure {
-            let _ = writeln!(out, "{}: {}: {}", c.component, failure.cause, failure.message);
+            let _ = writeln!(out, "{}: {}: {}", c.title(), failure.cause, failure.message);
         }
         if !c.drifted.is_empty() {
-            let _ = writeln!(out, "{}: changed on this host: {}", c.component, c.drifted.join(", "));
+            let _ = writeln!(out, "{}: changed on this host: {}", c.title(), c.drifted.join(", "));
         }
         if let Some(error) = &c.error {
-            let _ = writeln!(out, "{}: {error}", c.component);
+            let _ = writeln!(out, "{}: {error}", c.title());
         }
     }
     out

@@ -2,26 +2,36 @@
 //! and files of the store that no release is made of.
 //!
 //! Owns that nothing goes that a host may go back to. A failure is logged and
-//! changes nothing. Must not be run for one component twice at once.
+//! changes nothing. While one side of a component has its releases, the other
+//! side's cleanup is left for next time.
 
 use std::error::Error;
 use std::sync::Arc;
 
 use tidegate_protocol::{Component, ComponentName, ReleaseRef, Target};
-use tidegate_swap::Record;
+use tidegate_swap::{Record, SwitchRecord};
 
 use crate::error::chain;
 use crate::host::Host;
 use crate::ledger::LedgerError;
+use crate::slot::Slot;
 use crate::work::Scope;
 
-/// After a release was confirmed: what is neither kept nor used goes.
-pub async fn after_confirm(host: &Arc<Host>, component: &ComponentName, keep: Vec<ReleaseRef>, scope: &Scope) {
+/// After a release was confirmed: what is neither kept nor used goes. `keep` is
+/// what its own machine keeps; the other side's and the switch's are added.
+pub async fn after_confirm(host: &Arc<Host>, component: &ComponentName, mut keep: Vec<ReleaseRef>, scope: &Scope) {
     // Something is being staged: its files are in no tree yet. Next time, then.
     let alone = host.staging.try_write();
     let (all, host, name) = (alone.is_ok(), host.clone(), component.clone());
     let done = scope.blocking(move |_| {
-        trees(&host, &name, &keep);
+        match kept(&host, &name) {
+            Ok(more) => {
+                keep.extend(more.into_iter().flatten());
+                trees(&host, &name, &keep);
+            }
+            // What another slot may go back to is not known: nothing goes.
+            Err(error) => warn(&name, &error),
+        }
         if all {
             files(&host, None);
             host.manifests.collect().unwrap_or_else(|error| warn(&name, &error));
@@ -50,16 +60,25 @@ pub fn make_room(host: &Host, wanted: &Component) {
     }
 }
 
-/// What the ledger may lead this component to; none without a record.
+/// What the ledger may lead this component to, whichever slot of it; none without
+/// a record.
 fn kept(host: &Host, component: &ComponentName) -> Result<Option<Vec<ReleaseRef>>, LedgerError> {
-    let Some(record) = host.ledger.read(component)? else { return Ok(None) };
-    let Record { assignment, pending, swap, standing, previous, .. } = record;
-    let words = assignment.into_iter().chain(pending).map(|word| word.target);
-    let targets = words.chain(swap.map(|swap| swap.from)).filter_map(|target| match target {
-        Target::Release(release) => Some(release),
-        Target::Absent => None,
-    });
-    Ok(Some(targets.chain(standing).chain(previous).collect()))
+    let mut all: Option<Vec<ReleaseRef>> = None;
+    for slot in Slot::all(component) {
+        let Some(record) = host.ledger.read(&slot)? else { continue };
+        let Record { assignment, pending, swap, standing, previous, .. } = record;
+        let words = assignment.into_iter().chain(pending).map(|word| word.target);
+        let targets = words.chain(swap.map(|swap| swap.from)).filter_map(|target| match target {
+            Target::Release(release) => Some(release),
+            Target::Absent => None,
+        });
+        all.get_or_insert_default().extend(targets.chain(standing).chain(previous));
+    }
+    // Its tree may hold the command that switches back.
+    if let Some(SwitchRecord { order, pending, .. }) = host.ledger.read_switch(component)? {
+        all.get_or_insert_default().extend(order.into_iter().chain(pending).map(|order| order.release));
+    }
+    Ok(all)
 }
 
 fn trees(host: &Host, component: &ComponentName, keep: &[ReleaseRef]) {

@@ -76,7 +76,7 @@ impl Host {
             smoke: Vec::new(),
         };
         let release = ReleaseRef { id: format!("shop@{version}").parse().unwrap(), manifest: Digest::of(version.as_bytes()) };
-        Installed { release, component, dir }
+        Installed { release, component, dir, side: None }
     }
 
     /// A real executable that sleeps.

@@ -49,7 +49,7 @@ pub(super) async fn status(ctx: &Context, installed: &Installed, status: &[Strin
 }
 
 async fn change(ctx: &Context, installed: &Installed, what: &str, argv: &[String]) -> Result<(), Failure> {
-    let log = ctx.state_dir.join("logs").join(format!("{}.{what}.log", installed.component.name));
+    let log = ctx.state_dir.join("logs").join(format!("{}.{what}.log", installed.slot()));
     if let Some(dir) = log.parent() {
         make_dir(dir, 0o750).map_err(|e| failure(Cause::Disk, &format!("cannot make {}: {e}", dir.display())))?;
     }

@@ -135,7 +135,7 @@ impl Services {
                 command::stop(&self.ctx, installed, stop).await?;
                 self.await_stopped(installed).await
             }
-            Service::Supervised { .. } if self.ctx.systemd => self.systemd.stop(&systemd::transient_unit(&installed.component)).await,
+            Service::Supervised { .. } if self.ctx.systemd => self.systemd.stop(&systemd::transient_unit(&installed.slot())).await,
             Service::Supervised { .. } => self.supervised.stop(installed).await,
         }
     }
@@ -146,7 +146,7 @@ impl Services {
         match self.try_status(installed).await {
             Ok(status) => status,
             Err(error) => {
-                tracing::warn!(component = %installed.component.name, error = error.message, "cannot ask the service manager");
+                tracing::warn!(component = %installed.slot(), error = error.message, "cannot ask the service manager");
                 Status::default()
             }
         }
@@ -160,7 +160,7 @@ impl Services {
         match &installed.component.service {
             Service::Systemd(unit) => self.systemd.status(&self.unit(installed, unit)?).await,
             Service::Command { status, .. } => command::status(&self.ctx, installed, status).await,
-            Service::Supervised { .. } if self.ctx.systemd => self.systemd.status(&systemd::transient_unit(&installed.component)).await,
+            Service::Supervised { .. } if self.ctx.systemd => self.systemd.status(&systemd::transient_unit(&installed.slot())).await,
             Service::Supervised { .. } => self.supervised.status(installed).await,
         }
     }
@@ -191,9 +191,9 @@ impl Services {
     pub(crate) async fn messages(&self, installed: &Installed) -> Result<Messages, Failure> {
         match &installed.component.service {
             Service::Systemd(unit) => Ok(Messages::Unit(self.unit(installed, unit)?)),
-            Service::Supervised { .. } if self.ctx.systemd => Ok(Messages::Unit(systemd::transient_unit(&installed.component))),
+            Service::Supervised { .. } if self.ctx.systemd => Ok(Messages::Unit(systemd::transient_unit(&installed.slot()))),
             Service::Supervised { .. } => {
-                Ok(Messages::File { path: self.ctx.log_file(&installed.component), from: self.supervised.log_offset(installed).await? })
+                Ok(Messages::File { path: self.ctx.log_file(&installed.slot()), from: self.supervised.log_offset(installed).await? })
             }
             Service::Command { .. } => Err(failure(
                 Cause::Smoke,

@@ -3,6 +3,7 @@
 
 use tidegate_protocol::release::{Service, SmokeCheck};
 use tidegate_protocol::report::{Cause, Failure};
+use tidegate_protocol::template::BadTemplate;
 
 use crate::context::{Context, Installed};
 use crate::error::failure;
@@ -38,6 +39,12 @@ pub(super) fn check(ctx: &Context, installed: &Installed) -> Result<(), Failure>
         }
         Service::Supervised { run, .. } => argv("service.supervised.run", run)?,
     }
+    if !tells_sides_apart(ctx, installed).map_err(|e| denied(&e.to_string()))? {
+        return Err(denied(
+            "its service is the same on both sides, so starting one would disturb the other: name ${side} in it (a unit `NAME@${side}.service`), \
+             or give the host two values, such as port_blue and port_green in [vars] for ${var.port}",
+        ));
+    }
     let hooks = [("check", &component.check), ("before", &component.before), ("after", &component.after)];
     for (what, hook) in hooks {
         if let Some(hook) = hook {
@@ -53,6 +60,21 @@ pub(super) fn check(ctx: &Context, installed: &Installed) -> Result<(), Failure>
         smoke::allowed(ctx, installed, test).map_err(|e| denied(&format!("{what}: {e}")))?;
     }
     Ok(())
+}
+
+/// Whether the two sides are two services; true without sides.
+fn tells_sides_apart(ctx: &Context, installed: &Installed) -> Result<bool, BadTemplate> {
+    let Some(side) = installed.side else { return Ok(true) };
+    let other = Installed { side: Some(side.other()), ..installed.clone() };
+    let words = |installed: &Installed| -> Result<Vec<String>, BadTemplate> {
+        let expand = |text: &String| ctx.expand_in(installed, text);
+        match &installed.component.service {
+            Service::Systemd(unit) => Ok(vec![expand(unit)?]),
+            Service::Command { start, .. } => start.iter().map(expand).collect(),
+            Service::Supervised { run, env } => run.iter().chain(env.values()).map(expand).collect(),
+        }
+    };
+    Ok(words(installed)? != words(&other)?)
 }
 
 /// A unit that local policy lets a release start and stop.
@@ -77,4 +99,35 @@ pub(super) fn own_unit() -> Option<String> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let unit = |line: &str| line.rsplit('/').find(|part| part.ends_with(".service")).map(str::to_owned);
     groups.lines().find_map(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::tests::{context, installed, scratch};
+    use tidegate_protocol::Side;
+
+    #[test]
+    fn a_side_needs_a_service_of_its_own_that_policy_allows() {
+        let dir = scratch();
+        let mut ctx = context(dir.path());
+        ctx.policy.units = Some(vec!["shop-api@green.service".into()]);
+        let mut of = |unit: &str, side| {
+            let mut it = installed(dir.path(), "1", &[("bin/api", b"x")], Service::Systemd(unit.into()));
+            it.side = side;
+            check(&ctx, &it).map_err(|failure| failure.message)
+        };
+        assert_eq!(of("shop-api@${side}.service", Some(Side::Green)), Ok(()));
+        assert!(
+            of("shop-api@${side}.service", Some(Side::Blue)).unwrap_err().contains("unit shop-api@blue.service is not in [policy] units")
+        );
+        assert!(of("shop-api@${side}.service", None).unwrap_err().contains("\"side\""));
+        assert!(of("shop-api@green.service", Some(Side::Green)).unwrap_err().contains("the same on both sides"));
+        let run = Service::Supervised { run: vec!["bin/api".into(), "${var.port}".into()], env: Default::default() };
+        let mut it = installed(dir.path(), "1", &[("bin/api", b"x")], run);
+        it.side = Some(Side::Blue);
+        assert!(check(&ctx, &it).unwrap_err().message.contains("port_blue"));
+        ctx.vars.insert("port_blue".into(), "9".into());
+        assert_eq!(check(&ctx, &it), Ok(()));
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Each is a child in its own session, known by (boot id, pid, start ticks) in a
 //! small state file, so that it lives through the agent's restarts and is found
-//! again. One task per component (see [`keeper`]) starts, watches and restarts
+//! again. One task per slot (see [`keeper`]) starts, watches and restarts
 //! it. Must not: use the host's systemd, or end a service because the agent ends.
 
 mod keeper;
@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tidegate_protocol::ReleaseRef;
 use tidegate_protocol::release::Service;
 use tidegate_protocol::report::{Cause, Failure};
-use tidegate_protocol::{ComponentName, ReleaseRef};
 use tokio::sync::{mpsc, oneshot};
 
 use self::keeper::{Keeper, Order, Snapshot};
@@ -22,8 +22,9 @@ use super::Status;
 use crate::context::{Context, Installed};
 use crate::error::{chain, failure};
 use crate::exec::{self, Program};
+use crate::slot::Slot;
 
-/// Orders that may wait for one component: its machine gives one at a time.
+/// Orders that may wait for one slot: its machine gives one at a time.
 const ORDERS_MAX: usize = 8;
 
 /// All supervised services of one agent.
@@ -31,12 +32,12 @@ pub(super) struct Supervisor {
     ctx: Arc<Context>,
     /// None: only looks, as a second process beside the agent must.
     launcher: Option<PathBuf>,
-    /// The lock is held while a component's past is read, so that two callers
-    /// never make two keepers of it.
-    keepers: tokio::sync::Mutex<BTreeMap<ComponentName, Handle>>,
+    /// The lock is held while a slot's past is read, so that two callers never
+    /// make two keepers of it.
+    keepers: tokio::sync::Mutex<BTreeMap<Slot, Handle>>,
 }
 
-/// The way to one component's keeper.
+/// The way to one slot's keeper.
 #[derive(Clone)]
 struct Handle {
     orders: mpsc::Sender<Order>,
@@ -119,14 +120,14 @@ impl Supervisor {
 
     /// What the state file says, changing nothing.
     async fn look(&self, installed: &Installed) -> Result<(Status, u64), Failure> {
-        let (path, boot_id) = (kept::state_file(&self.ctx, &installed.component.name), self.ctx.boot_id.clone());
+        let (path, boot_id) = (kept::state_file(&self.ctx, &installed.slot()), self.ctx.boot_id.clone());
         let look = move || -> std::io::Result<(Status, u64)> {
             let Some(kept) = kept::Kept::read(&path)?.filter(|kept| kept.boot_id == boot_id) else { return Ok((Status::default(), 0)) };
             let main = kept.find();
             Ok((Status { active: main.is_some(), main, restarts: kept.restarts }, kept.log_offset))
         };
         let looked = tokio::task::spawn_blocking(look).await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
-        looked.map_err(|e| unreadable(&installed.component.name, &e))
+        looked.map_err(|e| unreadable(&installed.slot(), &e))
     }
 
     async fn order(&self, installed: &Installed, order: impl FnOnce(oneshot::Sender<Result<(), Failure>>) -> Order) -> Result<(), Failure> {
@@ -137,28 +138,28 @@ impl Supervisor {
     }
 
     async fn handle(&self, installed: &Installed) -> Result<Handle, Failure> {
-        let name = &installed.component.name;
+        let slot = installed.slot();
         let mut keepers = self.keepers.lock().await;
-        if let Some(handle) = keepers.get(name) {
+        if let Some(handle) = keepers.get(&slot) {
             return Ok(handle.clone());
         }
         let Some(launcher) = self.launcher.clone() else {
-            return Err(failure(Cause::StartFailed, &format!("{name}: only the running agent starts and stops services")));
+            return Err(failure(Cause::StartFailed, &format!("{slot}: only the running agent starts and stops services")));
         };
         let seen = Arc::default();
-        let log = self.ctx.log_file(&installed.component);
-        let keeper = Keeper::recover(&self.ctx, launcher, name, log, Arc::clone(&seen)).await;
-        let keeper = keeper.map_err(|e| unreadable(name, &e))?;
+        let log = self.ctx.log_file(&slot);
+        let keeper = Keeper::recover(&self.ctx, launcher, &slot, log, Arc::clone(&seen)).await;
+        let keeper = keeper.map_err(|e| unreadable(&slot, &e))?;
         let (orders, queue) = mpsc::channel(ORDERS_MAX);
         tokio::spawn(keeper.run(queue));
         let handle = Handle { orders, seen };
-        keepers.insert(name.clone(), handle.clone());
+        keepers.insert(slot, handle.clone());
         Ok(handle)
     }
 }
 
-fn unreadable(name: &ComponentName, error: &std::io::Error) -> Failure {
-    failure(Cause::Disk, &format!("cannot read what is known of the service {name}: {}", chain(error)))
+fn unreadable(slot: &Slot, error: &std::io::Error) -> Failure {
+    failure(Cause::Disk, &format!("cannot read what is known of the service {slot}: {}", chain(error)))
 }
 
 impl Handle {

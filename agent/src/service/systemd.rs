@@ -12,7 +12,6 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use serde::Serialize;
-use tidegate_protocol::Component;
 use tidegate_protocol::report::{Cause, Failure};
 use tokio::time::timeout;
 use zbus::export::futures_core::Stream;
@@ -23,6 +22,7 @@ use super::{Process, Status};
 use crate::context::{Context, Installed};
 use crate::error::{chain, failure};
 use crate::exec::{self, Mode, Program};
+use crate::slot::Slot;
 
 const DESTINATION: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -88,9 +88,9 @@ pub(super) struct Transient {
     state_directory: String,
 }
 
-/// The unit that runs a supervised component.
-pub(super) fn transient_unit(component: &Component) -> String {
-    format!("tidegate-{}.service", component.name)
+/// The unit that runs a supervised component; for a side, an instance of it.
+pub(super) fn transient_unit(slot: &Slot) -> String {
+    format!("tidegate-{slot}.service")
 }
 
 impl Transient {
@@ -103,13 +103,14 @@ impl Transient {
             Ok(format!("{name}={value}"))
         };
         Ok(Self {
-            unit: transient_unit(&installed.component),
+            unit: transient_unit(&installed.slot()),
             description: format!("{title} (kept by tidegate-agent)"),
             program,
             dir: installed.dir.to_string_lossy().into_owned(),
             env: env.iter().map(expand).collect::<Result<_, Failure>>()?,
             user: ctx.policy.run_as.clone(),
-            state_directory: format!("tidegate-{}", installed.component.name),
+            // Not shared by two sides: each may have a user of its own.
+            state_directory: format!("tidegate-{}", installed.slot()),
         })
     }
 

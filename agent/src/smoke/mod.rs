@@ -5,8 +5,8 @@
 
 mod exec;
 mod file;
-mod http;
-mod journal;
+pub(crate) mod http;
+pub(crate) mod journal;
 mod systemd;
 mod tcp;
 
@@ -139,6 +139,16 @@ pub async fn run(
     (results, first)
 }
 
+/// One test that stands apart from the release's own: attempts until it passes
+/// or its time is over. What was seen, either way.
+///
+/// # Errors
+/// It does not assert what it should.
+pub async fn one(ctx: &Context, services: &Services, installed: &Installed, test: &Smoke, since: &Mark) -> Result<String, String> {
+    let beside = Beside { ctx, services, installed, since: Some(since) };
+    until_passed(&beside, test, Instant::now()).await
+}
+
 /// The present health of a service: active, and each critical test passes at
 /// once. Tests of messages are left out: there is no instant to count from.
 pub async fn observe(ctx: &Context, services: &Services, installed: &Installed) -> bool {
@@ -153,6 +163,27 @@ pub async fn observe(ctx: &Context, services: &Services, installed: &Installed) 
         }
     }
     true
+}
+
+/// One attempt at each critical test that looks at the present: those of messages
+/// and of restarts count from a swap, and are left out. The number that passed.
+///
+/// # Errors
+/// The first that did not, by its id.
+pub(crate) async fn again(ctx: &Context, services: &Services, installed: &Installed) -> Result<usize, String> {
+    let beside = Beside { ctx, services, installed, since: None };
+    let mut passed = 0;
+    for test in &installed.component.smoke {
+        let since = matches!(test.check, SmokeCheck::Journal { .. } | SmokeCheck::Systemd { .. });
+        if since || test.suite != Suite::Critical {
+            continue;
+        }
+        match beside.bounded_attempt(test).await {
+            Attempt::Pass(_) => passed += 1,
+            Attempt::Fail(seen) | Attempt::Never(seen) => return Err(format!("{} {:?}: {seen}", test.id, test.name)),
+        }
+    }
+    Ok(passed)
 }
 
 /// Attempts until one passes or the time for attempts is over.

@@ -47,11 +47,15 @@ fn release(bench: &Bench, version: &str, files: &[(&str, &[u8], u32)]) -> (Relea
 
 fn lay_out(bench: &Bench, version: &str, text: &[u8]) -> Installed {
     let (release, component) = release(bench, version, &[("bin/api", text, 0o555), ("etc/a/api.conf", b"x = 1", 0o444)]);
-    bench.trees.lay_out(&bench.store, &release, &component, &|| true).unwrap()
+    bench.trees.lay_out(&bench.store, &release, &component, None, &|| true).unwrap()
 }
 
-fn api() -> ComponentName {
+fn api() -> Slot {
     "api".parse().unwrap()
+}
+
+fn side(side: Side) -> Slot {
+    Slot::side("api".parse().unwrap(), side)
 }
 
 #[test]
@@ -123,7 +127,7 @@ fn drift_names_files_and_is_repaired_while_extra_files_stay() {
     let drifted = drift(&tree, &|| true).unwrap();
     assert_eq!(name_drift(&drifted), "bin/api (changed), etc/a/api.conf (missing)");
     // The store was not changed with the tree.
-    let again = bench.trees.lay_out(&bench.store, &tree.release, &tree.component, &|| true).unwrap();
+    let again = bench.trees.lay_out(&bench.store, &tree.release, &tree.component, None, &|| true).unwrap();
     assert_eq!(again, tree);
     assert_eq!(drift(&tree, &|| true).unwrap(), []);
     assert_eq!(fs::read(tree.dir.join("data.log")).unwrap(), b"mine");
@@ -136,7 +140,7 @@ fn a_stored_file_that_rotted_is_refused_and_leaves_no_tree() {
     let stored = bench.store.path(&component.files[0].digest);
     fs::set_permissions(&stored, Permissions::from_mode(0o600)).unwrap();
     fs::write(&stored, "onf").unwrap();
-    let error = bench.trees.lay_out(&bench.store, &release, &component, &|| true).unwrap_err();
+    let error = bench.trees.lay_out(&bench.store, &release, &component, None, &|| true).unwrap_err();
     assert!(matches!(error, TreeError::Corrupt { .. }), "{error}");
     assert_eq!(error.failure().cause, Cause::Verify);
     assert!(!stored.exists());
@@ -148,7 +152,7 @@ fn same_version_and_files_under_another_manifest_is_another_tree() {
     let bench = bench();
     let one = lay_out(&bench, "1.0.0", b"one");
     let other = ReleaseRef { manifest: Digest::of(b"other"), ..one.release.clone() };
-    let two = bench.trees.lay_out(&bench.store, &other, &one.component, &|| true).unwrap();
+    let two = bench.trees.lay_out(&bench.store, &other, &one.component, None, &|| true).unwrap();
     assert_ne!(one.dir, two.dir);
     assert_eq!(bench.trees.locate(&api(), &one.release).unwrap().unwrap(), one);
     assert_eq!(bench.trees.locate(&api(), &other).unwrap().unwrap(), two);
@@ -160,10 +164,10 @@ fn collect_keeps_current_and_what_it_is_told_to() {
     let trees: Vec<Installed> = (1..=5).map(|n| lay_out(&bench, &format!("{n}.0.0"), format!("v{n}").as_bytes())).collect();
     bench.trees.flip(&api(), &Target::Release(trees[1].release.clone())).unwrap();
     fs::create_dir(trees[0].dir.with_file_name(".tmp-9.0.0-abc")).unwrap();
-    assert_eq!(bench.trees.collect(&api(), std::slice::from_ref(&trees[0].release)).unwrap(), 3);
+    assert_eq!(bench.trees.collect(&api().component, std::slice::from_ref(&trees[0].release)).unwrap(), 3);
     let left: Vec<bool> = trees.iter().map(|t| t.dir.exists()).collect();
     assert_eq!(left, [true, true, false, false, false]);
-    assert_eq!(bench.trees.names(&api()).unwrap().len(), 2);
+    assert_eq!(bench.trees.names(&api().component).unwrap().len(), 2);
     assert!(!trees[0].dir.with_file_name(".tmp-9.0.0-abc").exists());
 }
 
@@ -177,4 +181,49 @@ fn a_current_made_by_someone_else_is_not_guessed_at() {
     bench.trees.flip(&api(), &Target::Release(tree.release.clone())).unwrap();
     fs::remove_dir_all(&tree.dir).unwrap();
     assert!(matches!(bench.trees.read_current(&api()), Err(TreeError::Gone { .. })));
+}
+
+#[test]
+fn sides_have_their_own_links_and_never_stand_beside_current() {
+    let bench = bench();
+    let trees: Vec<Installed> = (1..=5).map(|n| lay_out(&bench, &format!("{n}.0.0"), format!("v{n}").as_bytes())).collect();
+    let to = |n: usize| Target::Release(trees[n].release.clone());
+    bench.trees.flip(&side(Side::Blue), &to(0)).unwrap();
+    bench.trees.flip(&side(Side::Green), &to(1)).unwrap();
+    let on = |s: Side| bench.trees.read_current(&side(s)).unwrap().map(|tree| (tree.release, tree.side));
+    assert_eq!(on(Side::Blue), Some((trees[0].release.clone(), Some(Side::Blue))));
+    assert_eq!(on(Side::Green), Some((trees[1].release.clone(), Some(Side::Green))));
+    assert!(bench.trees.read_current(&api()).unwrap().is_none());
+    let error = bench.trees.flip(&api(), &to(2)).unwrap_err();
+    assert_eq!(error.failure().cause, Cause::Policy);
+    assert!(error.to_string().contains("runs with sides"), "{error}");
+
+    // What either link names stays, whatever the other side's machine keeps.
+    assert_eq!(bench.trees.collect(&api().component, &[]).unwrap(), 3);
+    assert_eq!(trees.iter().map(|t| t.dir.exists()).collect::<Vec<_>>(), [true, true, false, false, false]);
+
+    for s in Side::ALL {
+        bench.trees.flip(&side(s), &Target::Absent).unwrap();
+    }
+    bench.trees.flip(&api(), &to(0)).unwrap();
+    let error = bench.trees.check_sides(&side(Side::Green)).unwrap_err();
+    assert!(error.to_string().contains("runs without sides"), "{error}");
+    assert!(matches!(bench.trees.flip(&side(Side::Green), &to(1)), Err(TreeError::Mixed { .. })));
+}
+
+#[test]
+fn while_one_side_has_the_releases_the_other_waits_and_nothing_is_collected() {
+    let bench = bench();
+    let one = lay_out(&bench, "1.0.0", b"one");
+    let claim = bench.trees.try_claim(&api().component).unwrap();
+    assert_eq!(bench.trees.collect(&api().component, &[]).unwrap(), 0);
+    assert!(one.dir.exists());
+    let (release, component) = release(&bench, "2.0.0", &[("bin/api", b"two", 0o555)]);
+    let lay_out = |go_on: &dyn Fn() -> bool| bench.trees.lay_out(&bench.store, &release, &component, Some(Side::Green), go_on);
+    assert!(matches!(lay_out(&|| false), Err(TreeError::Cancelled)));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| bench.trees.lay_out(&bench.store, &release, &component, Some(Side::Green), &|| true));
+        drop(claim);
+        assert_eq!(waiting.join().unwrap().unwrap().side, Some(Side::Green));
+    });
 }

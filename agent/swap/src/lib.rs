@@ -1,4 +1,5 @@
-//! The host machine: one component's way from one release to the next and back.
+//! The host machine: one component's way from one release to the next and back;
+//! and beside it the switch between a component's two sides.
 //!
 //! Owns: the order of the swap's steps, what the ledger says before each of them,
 //! leases, and crash recovery. Must not: touch a disk, a process, a clock or the
@@ -16,8 +17,10 @@ mod action;
 mod event;
 mod machine;
 mod record;
+mod switch;
 
 pub use action::{Action, Op, OpId, Restart};
 pub use event::{Event, Outcome};
 pub use machine::Machine;
 pub use record::{HistoryEntry, Lease, Mark, Record, State, Step, Swap};
+pub use switch::{Switch, SwitchAction, SwitchEvent, SwitchOp, SwitchRecord, SwitchState};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tidegate_protocol::report::{Cause, Failure};
-use tidegate_protocol::{BootId, ComponentName, ReleaseRef};
+use tidegate_protocol::{BootId, ReleaseRef};
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -21,6 +21,7 @@ use crate::durable;
 use crate::error::{chain, failure};
 use crate::exec;
 use crate::service::process::{Process, ended, raw};
+use crate::slot::Slot;
 
 /// From the polite signal to the other one.
 const STOP: Duration = Duration::from_secs(10);
@@ -55,7 +56,7 @@ pub(super) struct Snapshot {
 }
 
 pub(super) struct Keeper {
-    component: ComponentName,
+    slot: Slot,
     launcher: PathBuf,
     boot_id: BootId,
     state: PathBuf,
@@ -92,11 +93,11 @@ impl Keeper {
     pub(super) async fn recover(
         ctx: &Context,
         launcher: PathBuf,
-        component: &ComponentName,
+        slot: &Slot,
         log: PathBuf,
         seen: Arc<Mutex<Snapshot>>,
     ) -> io::Result<Self> {
-        let state = state_file(ctx, component);
+        let state = state_file(ctx, slot);
         let (path, boot_id) = (state.clone(), ctx.boot_id.clone());
         let recovered = move || -> io::Result<(Option<Kept>, Option<Process>)> {
             let Some(mut kept) = Kept::read(&path)?.filter(|kept| kept.boot_id == boot_id) else { return Ok((None, None)) };
@@ -109,10 +110,10 @@ impl Keeper {
         };
         let (kept, process) = tokio::task::spawn_blocking(recovered).await.map_err(io::Error::other)??;
         if let Some(process) = process {
-            tracing::info!(%component, pid = process.pid, "found the service running");
+            tracing::info!(component = %slot, pid = process.pid, "found the service running");
         }
         let keeper = Self {
-            component: component.clone(),
+            slot: slot.clone(),
             launcher,
             boot_id: ctx.boot_id.clone(),
             state,
@@ -248,7 +249,7 @@ impl Keeper {
                 if timeout(KILLED, end_of(self.process, &mut self.child)).await.is_err() {
                     return Err(failure(
                         Cause::StartFailed,
-                        &format!("{}: process {} does not end, not even by force: look at it with `ps`", self.component, process.pid),
+                        &format!("{}: process {} does not end, not even by force: look at it with `ps`", self.slot, process.pid),
                     ));
                 }
             }
@@ -260,7 +261,7 @@ impl Keeper {
             None => Ok(()),
             Some(process) => Err(failure(
                 Cause::StartFailed,
-                &format!("{}: process {} of the old service does not end: look at it with `ps`", self.component, process.pid),
+                &format!("{}: process {} of the old service does not end: look at it with `ps`", self.slot, process.pid),
             )),
         }
     }
@@ -275,10 +276,10 @@ impl Keeper {
         self.process = None;
         self.child = None;
         if self.wanted.is_none() {
-            tracing::info!(component = %self.component, pid, end, "the service has ended");
+            tracing::info!(component = %self.slot, pid, end, "the service has ended");
             return;
         }
-        tracing::warn!(component = %self.component, pid, end, "the service has ended by itself and will be restarted");
+        tracing::warn!(component = %self.slot, pid, end, "the service has ended by itself and will be restarted");
         if self.began.elapsed() >= WELL_AFTER {
             self.pause = PAUSE_MIN;
         }
@@ -302,7 +303,7 @@ impl Keeper {
             Err(error) => Err(error),
         };
         if let Err(error) = started {
-            tracing::warn!(component = %self.component, error = chain(&error), "cannot restart the service; trying again later");
+            tracing::warn!(component = %self.slot, error = chain(&error), "cannot restart the service; trying again later");
             self.later();
         }
     }
@@ -312,7 +313,7 @@ impl Keeper {
         if self.process.is_none() || !matches!(blocking(move || cut_log(&path)).await, Ok(true)) {
             return;
         }
-        tracing::warn!(component = %self.component, log = %self.log.display(), "the log was too large and has been cut");
+        tracing::warn!(component = %self.slot, log = %self.log.display(), "the log was too large and has been cut");
         if let Some(kept) = &mut self.kept {
             kept.log_offset = 0;
         }
@@ -354,10 +355,10 @@ impl Keeper {
         };
         let kept = Kept { pid: Some(process.pid), start_ticks: Some(process.start_ticks), ..kept };
         self.kept = Some(kept.clone());
-        tracing::info!(component = %self.component, release = %launch.release.id, pid = process.pid, restarts, "started the service");
+        tracing::info!(component = %self.slot, release = %launch.release.id, pid = process.pid, restarts, "started the service");
         // It runs; if only this record is lost, the token still finds it.
         if let Err(error) = self.record(&kept).await {
-            tracing::warn!(component = %self.component, error = chain(&error), "the service runs, but its record was not written");
+            tracing::warn!(component = %self.slot, error = chain(&error), "the service runs, but its record was not written");
         }
         Ok(())
     }

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
-use tidegate_protocol::{BootId, ComponentName, ReleaseRef};
+use tidegate_protocol::{BootId, ReleaseRef};
 
 use crate::context::Context;
 use crate::durable;
 use crate::service::process::{Process, Stat, pids};
+use crate::slot::Slot;
 
 /// Set in the environment of a service, and inherited by what it starts.
 pub(super) const SPAWN_VARIABLE: &str = "TIDEGATE_SPAWN";
@@ -47,9 +48,9 @@ pub(super) struct Kept {
     pub(super) log_offset: u64,
 }
 
-/// Where a component's state is.
-pub(super) fn state_file(ctx: &Context, component: &ComponentName) -> PathBuf {
-    ctx.state_dir.join("supervised").join(format!("{component}.json"))
+/// Where a slot's state is.
+pub(super) fn state_file(ctx: &Context, slot: &Slot) -> PathBuf {
+    ctx.state_dir.join("supervised").join(format!("{slot}.json"))
 }
 
 impl Kept {
