@@ -403,6 +403,28 @@ pub struct SwitchSpec {
     pub verify: Option<VerifySpec>,
 }
 
+impl SwitchSpec {
+    fn check(&self, bad: &impl Fn(&str, &str) -> Result<(), SpecError>) -> Result<(), SpecError> {
+        if self.run.argv().is_empty() {
+            return bad("switch.run", "a name of the hosts' [commands] or a file of the release is wanted, and its arguments");
+        }
+        match &self.verify {
+            None => Ok(()),
+            Some(VerifySpec::Smoke(id)) if id.trim().is_empty() => bad("switch.verify", "the id of a smoke test is wanted"),
+            Some(VerifySpec::Smoke(_)) => Ok(()),
+            Some(VerifySpec::Check(check)) => {
+                if [check.http.is_some(), check.tcp.is_some(), check.exec.is_some()].iter().filter(|given| **given).count() != 1 {
+                    return bad("switch.verify", "write exactly one of http, tcp and exec");
+                }
+                if check.timeout.is_some_and(|t| t.0.0 == 0) {
+                    return bad("switch.verify.timeout", "more than 0s is wanted");
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
 /// `switch.verify`: one check, as in a smoke test, or the id of a smoke test.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(untagged)]
@@ -413,7 +435,7 @@ pub enum VerifySpec {
     Check(alloc::boxed::Box<VerifyCheck>),
 }
 
-/// A check of its own; exactly one of `http`, `tcp`, `exec`, `file`.
+/// A check of its own; exactly one of `http`, `tcp`, `exec`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyCheck {
@@ -504,20 +526,51 @@ impl Spec {
         Ok(spec)
     }
 
+    /// Keys that only some strategies have: what is not looked at must not be
+    /// written.
+    fn of_strategies(&self) -> [(&'static str, bool, &'static [Strategy], &'static str); 8] {
+        use Strategy::{BigBang, BlueGreen, Canary, Rolling};
+        let stages = "a canary observes in its stages: write it into [[stage]]";
+        let sides = "only it has two sides";
+        [
+            ("stage", !self.stage.is_empty(), &[Canary], "others take success, bake and watch"),
+            ("success", !self.success.is_empty(), &[Rolling, BigBang, BlueGreen], stages),
+            ("bake", self.bake.is_some(), &[Rolling, BigBang, BlueGreen], stages),
+            (
+                "batch",
+                self.batch.is_some(),
+                &[Rolling, BigBang],
+                "the waves of a canary are its stages, blue-green switches all; limits.max_parallel bounds both",
+            ),
+            ("max_hosts", self.max_hosts.is_some(), &[BigBang], "a rolling plan takes batch"),
+            ("switch", self.switch.is_some(), &[BlueGreen], sides),
+            ("switch_mode", self.switch_mode.is_some(), &[BlueGreen], sides),
+            ("keep_old", self.keep_old.is_some(), &[BlueGreen], sides),
+        ]
+    }
+
     fn check(&self, file: &str) -> Result<(), SpecError> {
         let bad =
             |key: &str, message: &str| Err(SpecError::Value { file: file.to_string(), key: key.to_string(), message: message.to_string() });
         if self.hosts.is_empty() {
             return bad("hosts", "no component is named; write for example hosts = { api = \"role=api\" }");
         }
-        match self.strategy {
-            Strategy::Rolling if self.max_hosts.is_some() => {
-                return bad("max_hosts", "belongs to strategy \"big-bang\"; a rolling plan takes batch");
+        for (key, used, belongs, instead) in self.of_strategies() {
+            if used && !belongs.contains(&self.strategy) {
+                let words: Vec<String> = belongs.iter().map(|s| alloc::format!("\"{}\"", s.word())).collect();
+                let message = alloc::format!("belongs to strategy {}; {instead}", words.join(" or "));
+                return bad(key, &message);
             }
-            Strategy::BigBang if matches!(self.batch, Some(Amount::Percent(_))) => {
-                return bad("batch", "with strategy \"big-bang\" it is max_hosts, a whole number");
+        }
+        if self.strategy == Strategy::BigBang && matches!(self.batch, Some(Amount::Percent(_))) {
+            return bad("batch", "with strategy \"big-bang\" it is max_hosts, a whole number");
+        }
+        match &self.switch {
+            None if self.strategy == Strategy::BlueGreen => {
+                return bad("switch", "strategy \"blue-green\" needs it: write for example switch = { run = \"lb-switch ${side}\" }");
             }
-            _ => {}
+            None => {}
+            Some(switch) => switch.check(&bad)?,
         }
         if self.batch == Some(Amount::Count(0))
             || self.limits.max_parallel == Some(Amount::Count(0))
@@ -575,6 +628,32 @@ mod tests {
             let text = if line.starts_with('[') { base + line } else { alloc::format!("{line}{base}") };
             let message = Spec::parse(&text, "plan.toml").unwrap_err().to_string();
             assert!(message.starts_with("plan.toml: "), "{message}");
+            for part in wanted {
+                assert!(message.contains(part), "{part:?} not in {message}");
+            }
+        }
+        let other = |strategy: &str, extra: &str| {
+            let plain = GOOD.replace("batch = \"10%\"\n", "").replace("\"rolling\"", strategy);
+            let (top, limits) = plain.split_once("[limits]").unwrap();
+            Spec::parse(&alloc::format!("{top}{extra}\n[limits]{limits}"), "plan.toml").unwrap_err().to_string()
+        };
+        let stage = "[[stage]]\nname = \"One\"\npercent = 100";
+        let switch = "switch = { run = \"lb ${side}\" }";
+        for (strategy, extra, wanted) in [
+            ("\"rolling\"", stage, &["stage", "\"canary\"", "success"][..]),
+            ("\"canary\"", "success = [\"stable\"]", &["success", "[[stage]]"]),
+            ("\"canary\"", "bake = \"5m\"", &["bake", "[[stage]]"]),
+            ("\"canary\"", "batch = 2", &["batch", "limits.max_parallel"]),
+            ("\"blue-green\"", "batch = 2\nswitch = { run = \"lb\" }", &["batch", "limits.max_parallel"]),
+            ("\"canary\"", "max_hosts = 2", &["max_hosts", "\"big-bang\""]),
+            ("\"rolling\"", switch, &["switch", "\"blue-green\""]),
+            ("\"big-bang\"", "switch_mode = \"manual\"", &["switch_mode", "\"blue-green\""]),
+            ("\"canary\"", "keep_old = \"1h\"", &["keep_old", "\"blue-green\""]),
+            ("\"blue-green\"", "", &["switch", "for example"]),
+            ("\"blue-green\"", "switch = { run = \" \" }", &["switch.run", "[commands]"]),
+            ("\"blue-green\"", "switch = { run = \"lb\", verify = { timeout = \"1s\" } }", &["switch.verify", "exactly one"]),
+        ] {
+            let message = other(strategy, extra);
             for part in wanted {
                 assert!(message.contains(part), "{part:?} not in {message}");
             }

@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 use tidegate_protocol::{HostName, Millis, Number};
 
 use super::tally::Tally;
-use super::{Criterion, Judgement, Kind, Metric, MetricSource, Observed, Reference, Test, TriggerTest, Verdict};
+use super::{Criterion, Judgement, Kind, Metric, Observed, Reference, Test, TriggerTest, Verdict};
 use crate::condition::Op;
 
 /// A rate of one host is judged alone only from so many requests: a tenth of them
@@ -245,7 +245,7 @@ fn look(test: &Test, metric: &Metric, against: Option<&Against>, window: &(Tally
 fn enough(metric: &Metric, tally: &Tally, min_samples: u64, alone: bool) -> bool {
     match metric.kind {
         Kind::Count => true,
-        Kind::Rate => !alone || tally.samples() >= RATE_SAMPLES,
+        Kind::Rate => tally.samples() >= if alone { min_samples.max(RATE_SAMPLES) } else { min_samples },
         _ => tally.samples() >= min_samples.max(1),
     }
 }
@@ -364,9 +364,8 @@ fn verdict_of(criterion: &Criterion, metric: &Metric, exhibit: &Exhibit, seen: &
         return Verdict::Pass;
     }
     // What only grows comes back from beyond a limit as little as a broken promise.
-    let grows = metric.kind == Kind::Count && !matches!(metric.source, MetricSource::Prometheus { .. });
     let beyond = matches!(seen.bound.op, Op::Less | Op::AtMost) || (seen.bound.op == Op::Equal && seen.value > seen.bound.limit);
-    if grows && beyond {
+    if metric.kind == Kind::Count && beyond {
         return Verdict::Fail;
     }
     let Some(test) = &criterion.fails_beyond else { return Verdict::Inconclusive };

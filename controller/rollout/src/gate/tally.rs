@@ -108,7 +108,8 @@ impl Tally {
             (Self::Histogram { bounds_us, counts }, Kind::Quantile { permille }) => quantile_us(bounds_us, counts, permille)? / 1_000.0,
             (Self::Count(count), Kind::Count) => *count as f64,
             (Self::Count(count) | Self::Ratio { total: count, .. }, Kind::Rate) if over.0 > 0 => *count as f64 * 1_000.0 / over.0 as f64,
-            (Self::Gauge { sum, readings }, Kind::Percent | Kind::Value) if *readings > 0 => sum / *readings as f64,
+            // What is read in milliseconds is a latency, whoever worked it out.
+            (Self::Gauge { sum, readings }, Kind::Percent | Kind::Value | Kind::Quantile { .. }) if *readings > 0 => sum / *readings as f64,
             _ => return None,
         };
         value.is_finite().then_some(value)
