@@ -132,7 +132,10 @@ impl Rollout {
 
     /// A host is on the new release: what it measured before was of the old one.
     pub(super) fn begin_series(&mut self, at: usize) {
-        self.book.series.retain(|(target, _), _| *target != at);
+        let own: Vec<(usize, String)> = self.book.series.range((at, String::new())..(at + 1, String::new())).map(|(k, _)| k.clone()).collect();
+        for key in own {
+            self.book.series.remove(&key);
+        }
     }
 
     /// Every series remembers where it stands: an observation begins.
