@@ -172,6 +172,7 @@ impl Check {
             | Record::Gate { .. }
             | Record::Tripped { .. }
             | Record::Investigation { .. }
+            | Record::Alert { .. }
             | Record::Attested { .. }
             | Record::Switch { .. }
             | Record::Switched { .. }

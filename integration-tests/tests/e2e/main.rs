@@ -4,8 +4,12 @@
 //! Every test has a fleet of its own and leaves nothing. `TIDEGATE_KEEP=1` keeps
 //! the fleet's directory with all logs.
 
+mod blue_green;
+mod canary;
 mod crash;
 mod fleet;
+mod gates;
+mod gating;
 mod joining;
 mod json;
 mod lease;
@@ -13,6 +17,9 @@ mod one_host;
 mod proof;
 mod refusals;
 mod resume;
+mod sources;
+mod tools;
+mod triggers;
 mod verbs;
 
 use std::time::Duration;
