@@ -4,6 +4,8 @@
 //! Owns: stages, criteria, triggers and their default sizes of samples. Must not:
 //! know hosts or waves; `after_wave` is the caller's.
 
+mod guide;
+mod measure;
 mod source;
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -11,13 +13,14 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use tidegate_protocol::{Millis, Number, Release, limits};
+use tidegate_protocol::{Millis, Release, limits};
 
+use self::measure::{least, limit_of, no_count, number, quantity, tolerance};
 use self::source::{Sources, built_in, expand, fix, refused};
-use super::{AgentSource, Analysis, Criterion, Gating, Kind, Metric, MetricSource, Reference, Stage, Test, Trigger, TriggerTest};
+use super::{Analysis, Criterion, Gating, Kind, Metric, MetricSource, Reference, Stage, Test, Trigger, TriggerTest};
 use crate::condition::{Ask, Condition, Limit, Op};
 use crate::plan::PlanError;
-use crate::spec::{AnalysisSpec, Compare, PerfSpec, Quantity, Span, Spec, StageSpec, Strategy, TriggerAction, TriggerSpec};
+use crate::spec::{AnalysisSpec, Compare, PerfSpec, Quantity, Spec, StageSpec, Strategy, TriggerAction, TriggerSpec};
 
 /// Where a plan does not say how long is observed.
 const BAKE: Millis = Millis::from_secs(300);
@@ -29,8 +32,6 @@ const LIST_MAX: usize = 64;
 const SHOWN: [&str; 8] =
     ["error_rate", "latency_p50", "latency_p99", "request_rate", "service_cpu", "host_cpu", "service_memory", "host_memory"];
 const DECLARED: [&str; 2] = ["data-corruption", "security-incident"];
-/// A ratio that may be nothing at all cannot be proven: as for the guide's 0.1 %.
-const SAMPLES_OF_ZERO: u64 = 3_000;
 
 /// Resolves what `spec` judges by. `first_install`: no host runs any of the
 /// components yet. `after_wave` of the stages is left 0 for the caller.
@@ -86,43 +87,7 @@ pub fn percents(spec: &Spec) -> Vec<u8> {
     if spec.strategy != Strategy::Canary {
         return Vec::new();
     }
-    if spec.stage.is_empty() { guide_stages().iter().map(|s| s.percent).collect() } else { spec.stage.iter().map(|s| s.percent).collect() }
-}
-
-fn conditions(texts: &[&str]) -> Vec<Condition> {
-    texts.iter().filter_map(|text| text.parse().ok()).collect()
-}
-
-/// Section 2.3 of the guide.
-fn guide_stages() -> Vec<StageSpec> {
-    let stage = |name: &str, percent, bake: Option<u64>, success: &[&str]| StageSpec {
-        name: name.to_string(),
-        percent,
-        bake: bake.map(|minutes| Span(Millis::from_secs(60 * minutes))),
-        watch: None,
-        success: conditions(success),
-        attest: Vec::new(),
-    };
-    let first = ["error_rate < 0.1%", "latency within 10% of baseline", "critical_errors == 0"];
-    let mut early = stage("Early Adopters", 25, Some(60), &["error_rate < 0.1%", "stable"]);
-    early.attest = ["no-customer-complaints".to_string()].into();
-    let mut full = stage("Full", 100, None, &["stable"]);
-    full.watch = Some(Span(Millis::from_secs(86_400)));
-    [stage("Canary", 5, Some(30), &first), early, stage("Majority", 75, Some(120), &["stable", "no_degradation"]), full].into()
-}
-
-/// Table 3.3 of the guide.
-fn guide_triggers() -> Vec<TriggerSpec> {
-    let rows = [
-        ("error_rate > 1%", TriggerAction::Rollback, Some(300)),
-        ("latency_p50 > 200% of baseline", TriggerAction::Investigate, None),
-        ("critical_errors > 0", TriggerAction::Rollback, None),
-        ("declared data-corruption", TriggerAction::Emergency, None),
-        ("declared security-incident", TriggerAction::Emergency, None),
-    ];
-    rows.into_iter()
-        .filter_map(|(when, action, min_samples)| Some(TriggerSpec { when: when.parse().ok()?, action, after: None, min_samples }))
-        .collect()
+    if spec.stage.is_empty() { guide::stages().iter().map(|s| s.percent).collect() } else { spec.stage.iter().map(|s| s.percent).collect() }
 }
 
 fn analysis(spec: &AnalysisSpec, needs_baseline: bool) -> Result<Analysis, PlanError> {
@@ -178,75 +143,9 @@ fn relative(test: &Test) -> bool {
     !matches!(test, Test::Limit { .. })
 }
 
-fn number(value: f64) -> Number {
-    Number::new(value).unwrap_or_default()
-}
-
 /// Cpu and memory are shown, and decide only where the plan says so.
 fn load(name: &str) -> bool {
     built_in(name) == Some(Kind::Percent)
-}
-
-/// How many samples a test of a metric needs, where nobody says it.
-fn least(name: &str, metric: &Metric, test: &Test, trigger: bool) -> u64 {
-    match &metric.source {
-        // One answer is all there is to see.
-        MetricSource::Prometheus { samples: None, .. } => return 1,
-        MetricSource::Agent { what: AgentSource::Exec { .. } | AgentSource::ScrapeGauge { .. }, .. } => return 1,
-        _ => {}
-    }
-    let ratio = metric.kind == Kind::Ratio || (metric.kind == Kind::Percent && name == "error_rate");
-    match (metric.kind, test) {
-        _ if ratio && trigger => 300,
-        // Rule of three: so many without a bad one show that the share is below.
-        (_, Test::Limit { limit: percent, .. } | Test::Margin { units: percent, .. }) if ratio => rule_of_three(percent.get()),
-        _ if ratio => 300,
-        // Of a rate, that there is nothing says enough.
-        (Kind::Rate, _) if trigger => 0,
-        (Kind::Quantile { permille: 990.. }, _) => 200,
-        (Kind::Quantile { .. }, _) => 100,
-        _ => 1,
-    }
-}
-
-fn rule_of_three(percent: f64) -> u64 {
-    if percent <= 0.0 {
-        return SAMPLES_OF_ZERO;
-    }
-    let exact = 300.0 / percent;
-    // 300 / 0.1 is a hair beside 3000.
-    let down = exact as u64;
-    if exact - down as f64 > 1e-6 { down.saturating_add(1) } else { down.max(1) }
-}
-
-/// A condition's or row's limit in the metric's unit.
-fn limit_of(key: &str, name: &str, metric: &Metric, limit: Limit) -> Result<f64, PlanError> {
-    let (wanted, example) = match metric.kind {
-        Kind::Ratio | Kind::Percent => ("a percentage", "0.1%"),
-        Kind::Quantile { .. } => ("a duration", "500ms"),
-        Kind::Count | Kind::Rate | Kind::Value => ("a plain number", "5"),
-    };
-    match (metric.kind, limit) {
-        (Kind::Ratio | Kind::Percent, Limit::Percent(value)) => Ok(value),
-        (Kind::Quantile { .. }, Limit::Millis(value)) => Ok(value as f64),
-        (Kind::Count | Kind::Rate | Kind::Value, Limit::Number(value)) => Ok(value),
-        // Nothing is nothing in every unit.
-        (_, Limit::Number(0.0)) => Ok(0.0),
-        _ => {
-            let unit = if metric.kind == Kind::Value { "; its unit stands in its block" } else { "" };
-            Err(refused(key, format!("{name} takes {wanted}, such as {example}{unit}")))
-        }
-    }
-}
-
-fn no_count(key: &str, name: &str, metric: &Metric) -> Result<(), PlanError> {
-    if metric.kind == Kind::Count {
-        return Err(refused(
-            key,
-            format!("{name} is counted since the observation began and has no baseline: write {name} == 0, or < a number"),
-        ));
-    }
-    Ok(())
 }
 
 struct Resolver<'a> {
@@ -270,7 +169,7 @@ impl Resolver<'_> {
 
     fn triggers(&mut self, specs: &[TriggerSpec]) -> Result<(), PlanError> {
         let guide = specs.is_empty();
-        let specs = if guide { guide_triggers() } else { specs.to_vec() };
+        let specs = if guide { guide::triggers() } else { specs.to_vec() };
         for (index, spec) in specs.iter().enumerate() {
             let key = if guide { "rollback".to_string() } else { format!("rollback[{}].when", index + 1) };
             if guide && let Some(why) = self.unarmed(spec)? {
@@ -452,7 +351,7 @@ impl Resolver<'_> {
 
     fn canary(&mut self, spec: &Spec) -> Result<Vec<Stage>, PlanError> {
         let guide = spec.stage.is_empty();
-        let mut specs = if guide { guide_stages() } else { spec.stage.clone() };
+        let mut specs = if guide { guide::stages() } else { spec.stage.clone() };
         if let (Some(watch), Some(last)) = (spec.watch, specs.last_mut()) {
             if last.watch.is_some() && !guide {
                 return Err(refused("watch", "the last stage has one already: keep one of the two"));
@@ -556,45 +455,4 @@ fn check_stages(stages: &[StageSpec]) -> Result<(), PlanError> {
         }
     }
     Ok(())
-}
-
-fn quantity(text: &str) -> Option<Limit> {
-    if let Some(percent) = text.strip_suffix('%') {
-        return percent.trim().parse().ok().filter(|p: &f64| p.is_finite() && *p >= 0.0).map(Limit::Percent);
-    }
-    let plain = text.parse().ok().filter(|n: &f64| n.is_finite()).map(Limit::Number);
-    plain.or_else(|| text.parse::<Millis>().ok().map(|m| Limit::Millis(m.0)))
-}
-
-/// How much worse than the reference is still stable.
-fn tolerance(name: &str, metric: &Metric, text: Option<&str>, of: Reference, band: bool) -> Result<Test, PlanError> {
-    let key = format!("metrics.{name}.tolerance");
-    let asked = match text {
-        None => None,
-        Some(text) => Some(quantity(text).ok_or_else(|| refused(key.clone(), "write \"10%\", \"20ms\" or \"5\""))?),
-    };
-    let points = |units: f64| Test::Margin { units: number(units), of };
-    let share = |percent: f64| Test::Within { percent: number(percent), of };
-    Ok(match (metric.kind, asked) {
-        (Kind::Ratio, None) => points(0.1),
-        (Kind::Percent, None) if name == "error_rate" => points(0.1),
-        (Kind::Percent, None) => points(10.0),
-        (Kind::Ratio | Kind::Percent, Some(Limit::Percent(units))) => points(units),
-        (Kind::Quantile { .. }, None) => share(10.0),
-        (Kind::Quantile { .. }, Some(Limit::Millis(units))) => points(units as f64),
-        (Kind::Rate, asked @ (None | Some(Limit::Percent(_)))) => {
-            let percent = if let Some(Limit::Percent(percent)) = asked { percent } else { 30.0 };
-            if band { Test::Band { percent: number(percent), of } } else { share(percent) }
-        }
-        (Kind::Quantile { .. } | Kind::Value, Some(Limit::Percent(percent))) => share(percent),
-        (Kind::Rate | Kind::Value, Some(Limit::Number(units))) => points(units),
-        (Kind::Value, None) => share(10.0),
-        (Kind::Count, _) => return Err(refused(key, "what is counted since the observation began is compared with nothing: remove it")),
-        _ => {
-            return Err(refused(
-                key,
-                format!("it does not fit the metric's unit ({})", if metric.kind.unit().is_empty() { "none" } else { metric.kind.unit() }),
-            ));
-        }
-    })
 }
