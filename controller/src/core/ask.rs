@@ -34,6 +34,7 @@ impl State {
             Request::HostExplain { host } => self.host_explain(now, &host),
             Request::RolloutPlan { .. } => self.plan(&*prepared.ok_or_else(unprepared)?),
             Request::RolloutStart { run_id, confirm, .. } => self.start(now, by, run_id, confirm, &*prepared.ok_or_else(unprepared)?),
+            Request::RolloutDrill { run_id, .. } => self.start(now, by, run_id, None, &*prepared.ok_or_else(unprepared)?),
             Request::RolloutList => {
                 let mut list: Vec<RolloutDoc> = self.rollouts.values().map(|e| rollout_doc(&e.rollout)).collect();
                 list.sort_by(|a, b| b.started_at.cmp(&a.started_at).then_with(|| a.id.cmp(&b.id)));
@@ -63,7 +64,8 @@ impl State {
             | Request::ReleaseShow { .. }
             | Request::RolloutWatch { .. }
             | Request::RolloutEvents { .. }
-            | Request::RolloutWait { .. } => Err(unprepared()),
+            | Request::RolloutWait { .. }
+            | Request::RolloutReplay { .. } => Err(unprepared()),
         }
     }
 
@@ -317,8 +319,13 @@ impl State {
 
     /// A person's word that is no verb.
     fn person(&mut self, now: Timestamp, id: &RolloutId, what: &str, event: Event<'_>) -> Answer {
+        // What is declared may take the rollout back, whatever its state.
+        let fences = if matches!(event, Event::Declared { .. }) { self.may_roll_back(self.rollout(id)?)? } else { Vec::new() };
         let entry = self.rollouts.get_mut(id).ok_or_else(|| no_rollout(id))?;
         tracing::info!(rollout = %id, what, ?event, "an operator spoke");
+        for (host, component, generation) in fences {
+            entry.rollout.fence(now, &host, &component, generation);
+        }
         entry.rollout.handle(now, event).map_err(|e| ErrorDoc::new(ErrorCode::Conflict, e.to_string()))?;
         self.touch(id);
         json(&self.status(id)?)
@@ -350,9 +357,9 @@ impl State {
 /// The same start again: its answer was lost, or somebody wants to watch.
 fn attach(rollout: &Rollout, confirm: Option<Digest>, prepared: &Prepared) -> Answer {
     let running = rollout.plan();
-    if running.spec_digest != Plan::spec_digest(&prepared.spec, &prepared.release) {
+    if running.spec_digest != Plan::spec_digest(&prepared.spec, &prepared.release) || running.drill != prepared.drill.is_some() {
         return Err(ErrorDoc::new(ErrorCode::Refused, format!("--run-id {} belongs to another plan", rollout.id()))
-            .cause(format!("it rolls out {} and is {}", running.release.id, rollout.state()))
+            .cause(format!("it {} {} and is {}", if running.drill { "drills" } else { "rolls out" }, running.release.id, rollout.state()))
             .fix("use another --run-id, or the same plan.toml and release"));
     }
     confirmed(running, confirm)?;
@@ -360,8 +367,12 @@ fn attach(rollout: &Rollout, confirm: Option<Digest>, prepared: &Prepared) -> An
 }
 
 fn resolve(prepared: &Prepared, fleet: &[FleetHost]) -> Result<Plan, ErrorDoc> {
-    Plan::resolve(&prepared.spec, &prepared.release, &prepared.manifest, fleet)
-        .map_err(|e| ErrorDoc::new(ErrorCode::Refused, e.to_string()))
+    let Prepared { spec, release, manifest, drill } = prepared;
+    let plan = match drill {
+        None => Plan::resolve(spec, release, manifest, fleet),
+        Some(scope) => Plan::resolve_drill(spec, release, manifest, fleet, scope),
+    };
+    plan.map_err(|e| ErrorDoc::new(ErrorCode::Refused, e.to_string()))
 }
 
 fn confirmed(plan: &Plan, confirm: Option<Digest>) -> Result<(), ErrorDoc> {

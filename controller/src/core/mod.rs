@@ -16,7 +16,7 @@ use std::time::Duration;
 use tidegate_protocol::report::AgentFacts;
 use tidegate_protocol::{Digest, HostName, Release, ReleaseRef, Report, RolloutId, Samples, SidesReport, Timestamp};
 use tidegate_rollout::gate::Group;
-use tidegate_rollout::{Fetched, RolloutState, Spec};
+use tidegate_rollout::{DrillScope, Fetched, RolloutState, Spec};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -148,6 +148,8 @@ pub struct Prepared {
     pub release: ReleaseRef,
     /// Its manifest.
     pub manifest: Release,
+    /// A rehearsal, and on what.
+    pub drill: Option<DrillScope>,
 }
 
 /// Where a rollout stands, for those who wait.

@@ -33,7 +33,7 @@ pub(super) fn manifest(version: &str) -> (ReleaseRef, Release) {
 fn prepared(version: &str, extra: &str) -> Box<Prepared> {
     let text = format!("release = \"shop@{version}\"\nhosts = {{ api = \"role=api\" }}\nstrategy = \"rolling\"\n{extra}");
     let (release, manifest) = manifest(version);
-    Box::new(Prepared { spec: Spec::parse(&text, "plan.toml").unwrap(), release, manifest })
+    Box::new(Prepared { spec: Spec::parse(&text, "plan.toml").unwrap(), release, manifest, drill: None })
 }
 
 fn row(name: &str) -> HostRow {

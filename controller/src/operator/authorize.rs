@@ -40,7 +40,8 @@ impl Needs {
             | Request::RolloutWatch { .. }
             | Request::RolloutEvents { .. }
             | Request::RolloutWait { .. }
-            | Request::RolloutExplain { .. } => Self::Viewer,
+            | Request::RolloutExplain { .. }
+            | Request::RolloutReplay { .. } => Self::Viewer,
             Request::HostLabel { .. }
             | Request::HostDrain { .. }
             | Request::HostUndrain { .. }
@@ -50,7 +51,8 @@ impl Needs {
             | Request::RolloutStart { .. }
             | Request::RolloutVerb { .. }
             | Request::RolloutDeclare { .. }
-            | Request::RolloutAttest { .. } => Self::Operator,
+            | Request::RolloutAttest { .. }
+            | Request::RolloutDrill { .. } => Self::Operator,
             Request::TokenCreate { .. } => Self::Admin,
         }
     }
@@ -92,7 +94,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
     use tidegate_protocol::{Digest, HostName, Millis, RolloutId};
-    use tidegate_rollout::Verb;
+    use tidegate_rollout::{DrillScope, Verb};
 
     fn who(role: Role, roles: &[&str]) -> PeerIdentity {
         PeerIdentity {
@@ -125,7 +127,9 @@ mod tests {
             (Request::ReleaseList, Needs::Viewer),
             (Request::ReleaseShow { release: "a@1".parse().unwrap() }, Needs::Viewer),
             (Request::RolloutPlan { spec_text: spec_text.clone(), file_name: file_name.clone() }, Needs::Viewer),
-            (Request::RolloutStart { spec_text, file_name, run_id: None, confirm: None }, Needs::Operator),
+            (Request::RolloutStart { spec_text: spec_text.clone(), file_name: file_name.clone(), run_id: None, confirm: None }, Needs::Operator),
+            (Request::RolloutReplay { id: id.clone(), spec_text: spec_text.clone(), file_name: file_name.clone() }, Needs::Viewer),
+            (Request::RolloutDrill { spec_text, file_name, run_id: None, scope: DrillScope::First }, Needs::Operator),
             (Request::RolloutList, Needs::Viewer),
             (Request::RolloutStatus { id: id.clone() }, Needs::Viewer),
             (Request::RolloutWatch { id: id.clone(), after_seq: 0, stop_at_person: false }, Needs::Viewer),

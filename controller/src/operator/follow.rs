@@ -34,7 +34,7 @@ pub(super) async fn watch(ctx: &Operators, send: &mut FrameSender, id: RolloutId
     loop {
         let tick = *followed.ticks.borrow_and_update();
         after = stream(ctx, send, &id, after, tick.seq).await?.max(after);
-        if let Some(exit) = ended(tick, stop_at_person) {
+        if let Some(exit) = ended(tick, stop_at_person && waits_for_person(ctx, &id, tick).await?) {
             document(ctx, send, &id).await?;
             return end(send, exit).await;
         }
@@ -76,9 +76,17 @@ pub(super) async fn wait(
 }
 
 /// The exit code of a command that follows, once it has nothing more to follow.
-fn ended(tick: Tick, stop_at_person: bool) -> Option<u8> {
-    let person = matches!(tick.state, RolloutState::Paused | RolloutState::AwaitingApproval);
-    if tick.state.is_terminal() { Some(exit_of(tick.state)) } else { (stop_at_person && person).then_some(EXIT_PERSON) }
+fn ended(tick: Tick, person: bool) -> Option<u8> {
+    if tick.state.is_terminal() { Some(exit_of(tick.state)) } else { person.then_some(EXIT_PERSON) }
+}
+
+/// Nothing goes on without a person. A rollout that is paused because a metrics
+/// server does not answer goes on by itself.
+async fn waits_for_person(ctx: &Operators, id: &RolloutId, tick: Tick) -> Result<bool, Ended> {
+    if !matches!(tick.state, RolloutState::Paused | RolloutState::AwaitingApproval) {
+        return Ok(false);
+    }
+    Ok(read_status(ctx, id).await?.waiting_for.as_deref() == Some("person"))
 }
 
 async fn reached(ctx: &Operators, id: &RolloutId, tick: Tick, until: &[Until]) -> Result<Option<bool>, Ended> {
@@ -89,8 +97,7 @@ async fn reached(ctx: &Operators, id: &RolloutId, tick: Tick, until: &[Until]) -
     if waves.is_empty() {
         return Ok(None);
     }
-    let status: StatusDoc = serde_json::from_str(&status(ctx, id).await?)
-        .map_err(|e| ErrorDoc::new(ErrorCode::Internal, "the status does not read").cause(e.to_string()))?;
+    let status = read_status(ctx, id).await?;
     if let Some(n) = waves.iter().find(|n| !status.waves.iter().any(|w| w.index == **n)) {
         return Err(ErrorDoc::new(ErrorCode::Usage, format!("rollout {id} has no wave {n}; it has {}", status.waves.len())).into());
     }
@@ -126,6 +133,11 @@ async fn stream(ctx: &Operators, send: &mut FrameSender, id: &RolloutId, mut aft
 
 async fn status(ctx: &Operators, id: &RolloutId) -> Result<String, Ended> {
     Ok(ctx.core.ask("", Request::RolloutStatus { id: id.clone() }, None).await??)
+}
+
+async fn read_status(ctx: &Operators, id: &RolloutId) -> Result<StatusDoc, Ended> {
+    let text = status(ctx, id).await?;
+    Ok(serde_json::from_str(&text).map_err(|e| ErrorDoc::new(ErrorCode::Internal, "the status does not read").cause(e.to_string()))?)
 }
 
 async fn document(ctx: &Operators, send: &mut FrameSender, id: &RolloutId) -> Result<(), Ended> {

@@ -4,6 +4,7 @@ pub mod authorize;
 pub mod client;
 pub mod doc;
 mod follow;
+mod gates;
 pub mod msg;
 mod releases;
 pub mod server;

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tidegate_protocol::{Digest, HostName, Millis, ReleaseId, RolloutId};
-use tidegate_rollout::{RolloutState, Verb};
+use tidegate_rollout::{DrillScope, RolloutState, Verb};
 
 /// Most files in one [`Request::ReleaseUpload`].
 pub const UPLOAD_FILES_MAX: usize = 1_000;
@@ -182,6 +182,27 @@ pub enum Request {
         item: String,
         /// What was looked at.
         note: String,
+    },
+    /// A plan judged against what a rollout journaled; touches nothing:
+    /// `tidegate_rollout::replay::ReplayDoc`.
+    RolloutReplay {
+        /// Which rollout's journal.
+        id: RolloutId,
+        /// plan.toml.
+        spec_text: String,
+        /// Its name, for errors.
+        file_name: String,
+    },
+    /// As [`Request::RolloutStart`], for a rehearsal: forward, verify, back, verify.
+    RolloutDrill {
+        /// plan.toml.
+        spec_text: String,
+        /// Its name, for errors.
+        file_name: String,
+        /// Makes the start idempotent.
+        run_id: Option<RolloutId>,
+        /// On which hosts of the plan.
+        scope: DrillScope,
     },
 }
 

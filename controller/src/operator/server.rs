@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::authorize::authorize;
 use super::doc::{MissingDoc, TokenDoc, VersionDoc, rfc3339};
 use super::msg::{ErrorCode, ErrorDoc, Frame, MISSING_DIGESTS_MAX, Request};
-use super::{follow, releases};
+use super::{follow, gates, releases};
 use crate::clock::Clock;
 use crate::core::{CoreHandle, Prepared, Stopping, check_labels, json};
 use crate::depot::Depot;
@@ -203,9 +203,22 @@ impl Operators {
             Request::ReleaseImport { manifest } => releases::import(self, manifest, by).await,
             Request::ReleaseList => releases::list(self).await,
             Request::ReleaseShow { release } => releases::show(self, release).await,
-            Request::RolloutPlan { ref spec_text, ref file_name } | Request::RolloutStart { ref spec_text, ref file_name, .. } => {
+            Request::RolloutPlan { ref spec_text, ref file_name } => {
+                let prepared = self.prepare(spec_text, file_name).await?;
+                let document = self.core.ask(by, request, Some(Box::new(prepared))).await??;
+                gates::tried(self, document).await
+            }
+            Request::RolloutStart { ref spec_text, ref file_name, .. } => {
                 let prepared = self.prepare(spec_text, file_name).await?;
                 Ok(self.core.ask(by, request, Some(Box::new(prepared))).await??)
+            }
+            Request::RolloutDrill { ref spec_text, ref file_name, ref scope, .. } => {
+                let prepared = Prepared { drill: Some(scope.clone()), ..self.prepare(spec_text, file_name).await? };
+                Ok(self.core.ask(by, request, Some(Box::new(prepared))).await??)
+            }
+            Request::RolloutReplay { id, spec_text, file_name } => {
+                let prepared = self.prepare(&spec_text, &file_name).await?;
+                gates::replayed(self, id, prepared).await
             }
             other => Ok(self.core.ask(by, other, None).await??),
         }
@@ -246,7 +259,7 @@ impl Operators {
         };
         let (depot, digest) = (self.depot.clone(), row.release.manifest);
         let (manifest, _) = blocking(move || depot.manifest(digest)).await??;
-        Ok(Prepared { spec, release: row.release, manifest })
+        Ok(Prepared { spec, release: row.release, manifest, drill: None })
     }
 }
 
