@@ -20,6 +20,9 @@ use crate::gate::tally::Tally;
 use crate::gate::{AgentSource, Group, Kind, Metric, MetricSource, Observed, ReportNumber};
 use crate::record::TargetState;
 
+/// Less than any service takes from one start to the next.
+const CLOCK_SLACK_MS: u64 = 500;
+
 /// Readings and answers of one rollout.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Book {
@@ -86,7 +89,9 @@ impl Rollout {
         if samples.side != self.watched_side(at) {
             return;
         }
+        // Two looks at a host's clocks may differ by a little.
         let process = target.seen.as_ref().and_then(|s| s.main_pid_started_at).filter(|_| changed(target));
+        let process = process.map(|at| at.saturating_sub(CLOCK_SLACK_MS));
         for reading in &samples.readings {
             let series = self.book.series.entry((at, reading.metric.clone())).or_insert_with(|| process.map_or_else(Series::open, Series::fresh));
             series.push(now, reading.since_unix_ms, &reading.reading, reading.note.as_deref());

@@ -11,6 +11,8 @@ use crate::record::{Record, RolloutState, TargetState};
 
 /// So many starts of a confirmed service within [`LOOP_WITHIN`] are a crash loop.
 const LOOP_STARTS: usize = 3;
+/// Two looks at a host's clocks may differ by a little.
+const CLOCK_SLACK_MS: u64 = 500;
 const LOOP_WITHIN: Millis = Millis::from_secs(600);
 /// A confirmed service that does not run, or is not what was assigned, for so long
 /// is broken; a restart takes less.
@@ -43,7 +45,7 @@ impl Rollout {
         let vigil = &mut target.live.vigil;
         let main = report.running.as_ref().map(|r| r.started_at_unix_ms);
         let before = vigil.main.or(confirmed_main);
-        let again = matches!((before, main), (Some(before), Some(main)) if before != main);
+        let again = matches!((before, main), (Some(before), Some(main)) if before.abs_diff(main) > CLOCK_SLACK_MS);
         let more = vigil.restarts.is_some_and(|before| report.restarts > before);
         if again || more {
             let times = vigil.restarts.map_or(1, |before| report.restarts.saturating_sub(before).max(1)) as usize;
