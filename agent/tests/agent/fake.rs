@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tidegate_net::{Accepted, Admission, Ca, FrameReceiver, FrameSender, Identity, Peer, Token, accept, server};
 use tidegate_protocol::limits::CONTROL_FRAME_BYTES_MAX;
-use tidegate_protocol::message::{EnrollReply, EnrollRequest, FetchHeader, FetchRequest, ToAgent, ToController};
-use tidegate_protocol::{Assignment, ComponentReport, Digest, Report};
+use tidegate_protocol::message::{EnrollReply, EnrollRequest, FetchHeader, FetchRequest, ToAgent, ToController, VERSION_WATCH};
+use tidegate_protocol::{Assignment, ComponentReport, Digest, Report, Side, SideAssignment, SidesReport, SwitchOrder};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::timeout;
 
@@ -24,8 +24,9 @@ pub(crate) struct FakeController {
     ca: Arc<Ca>,
     secrets: Arc<Mutex<Vec<String>>>,
     reports: watch::Receiver<Option<Report>>,
-    standing: Arc<Mutex<BTreeMap<String, Assignment>>>,
-    orders: broadcast::Sender<Assignment>,
+    sides: watch::Receiver<Vec<SidesReport>>,
+    standing: Arc<Mutex<BTreeMap<String, ToAgent>>>,
+    orders: broadcast::Sender<ToAgent>,
     endpoint: tidegate_net::quinn::Endpoint,
     sessions: watch::Sender<usize>,
     superseding: Arc<std::sync::atomic::AtomicBool>,
@@ -43,13 +44,15 @@ impl FakeController {
         let endpoint = server("127.0.0.1:0".parse().unwrap(), &identity).unwrap();
         let addr = endpoint.local_addr().unwrap();
         let (report, reports) = watch::channel(None);
-        let (orders, _) = broadcast::channel(16);
+        let (sided, sides) = watch::channel(Vec::new());
+        let (orders, _) = broadcast::channel(64);
         let this = Self {
             addr,
             depot: Depot::default(),
             ca,
             secrets: Arc::default(),
             reports,
+            sides,
             standing: Arc::default(),
             orders,
             endpoint: endpoint.clone(),
@@ -61,7 +64,7 @@ impl FakeController {
         tokio::spawn(async move { accept(&endpoint, &Admission::default(), &out).await });
         let (ca, secrets, depot) = (this.ca.clone(), this.secrets.clone(), this.depot.clone());
         let (standing, orders) = (this.standing.clone(), this.orders.clone());
-        let report = Arc::new(report);
+        let told = Told { report: Arc::new(report), sided: Arc::new(sided) };
         tokio::spawn(async move {
             while let Some(Accepted { connection, peer }) = accepted.recv().await {
                 match peer {
@@ -78,7 +81,7 @@ impl FakeController {
                                 tokio::spawn(fetch(FrameSender::new(send), FrameReceiver::new(recv), depot.clone()));
                             }
                         });
-                        let control = control(FrameSender::new(send), FrameReceiver::new(recv), host, standing, orders, report.clone());
+                        let control = control(FrameSender::new(send), FrameReceiver::new(recv), host, standing, orders, told.clone());
                         tokio::spawn(async move {
                             let Some(connection) = superseded else { return control.await };
                             // As the controller does: the stream ends, then the connection.
@@ -123,8 +126,37 @@ impl FakeController {
 
     /// Says it now, and again at every reconnect.
     pub(crate) fn assign(&self, assignment: &Assignment) {
-        self.standing.lock().unwrap().insert(assignment.component.to_string(), assignment.clone());
-        let _ = self.orders.send(assignment.clone());
+        self.say(assignment.component.to_string(), ToAgent::Assign(assignment.clone()));
+    }
+
+    /// The same for one side.
+    pub(crate) fn assign_side(&self, side: Side, assignment: &Assignment) {
+        let order = SideAssignment { side, assignment: assignment.clone() };
+        self.say(format!("{}@{side}", assignment.component), ToAgent::AssignSide(order));
+    }
+
+    /// The same for a switch; after everything else at a reconnect.
+    pub(crate) fn switch(&self, order: &SwitchOrder) {
+        self.say(format!("~{}", order.component), ToAgent::Switch(order.clone()));
+    }
+
+    fn say(&self, about: String, order: ToAgent) {
+        self.standing.lock().unwrap().insert(about, order.clone());
+        let _ = self.orders.send(order);
+    }
+
+    /// Waits until what is said of components with sides is as wanted.
+    pub(crate) async fn until_sides(&self, what: &str, wanted: impl Fn(&SidesReport) -> bool) -> SidesReport {
+        let mut sides = self.sides.clone();
+        match timeout(PATIENCE, sides.wait_for(|sides| sides.iter().any(&wanted))).await {
+            Ok(sides) => sides.unwrap().iter().find(|one| wanted(one)).unwrap().clone(),
+            Err(_) => panic!("{what} did not come; last seen: {:#?}", self.sides.borrow()),
+        }
+    }
+
+    /// The host's last report.
+    pub(crate) fn last(&self) -> Report {
+        self.reports.borrow().clone().unwrap()
     }
 
     /// Waits until the component's report is as wanted.
@@ -159,30 +191,40 @@ async fn enroll(connection: tidegate_net::quinn::Connection, ca: Arc<Ca>, secret
     connection.closed().await;
 }
 
+#[derive(Clone)]
+struct Told {
+    report: Arc<watch::Sender<Option<Report>>>,
+    sided: Arc<watch::Sender<Vec<SidesReport>>>,
+}
+
 async fn control(
     mut sender: FrameSender,
     mut receiver: FrameReceiver,
     host: tidegate_protocol::HostName,
-    standing: Vec<Assignment>,
-    mut orders: broadcast::Receiver<Assignment>,
-    reports: Arc<watch::Sender<Option<Report>>>,
+    standing: Vec<ToAgent>,
+    mut orders: broadcast::Receiver<ToAgent>,
+    told: Told,
 ) {
     let Ok(Some(ToController::Hello { report, .. })) = receiver.receive(CONTROL_FRAME_BYTES_MAX).await else { return };
-    reports.send_replace(Some(report));
+    told.report.send_replace(Some(report));
     let labels = BTreeMap::from([("role".to_owned(), "api".to_owned())]);
-    let welcome = ToAgent::Welcome { version: 1, host, report_every_ms: 200, labels };
+    let welcome = ToAgent::Welcome { version: VERSION_WATCH, host, report_every_ms: 200, labels };
     sender.send(&welcome, CONTROL_FRAME_BYTES_MAX).await.unwrap();
-    for assignment in standing {
-        sender.send(&ToAgent::Assign(assignment), CONTROL_FRAME_BYTES_MAX).await.unwrap();
+    for order in standing {
+        sender.send(&order, CONTROL_FRAME_BYTES_MAX).await.unwrap();
     }
     let up = async {
-        while let Ok(Some(ToController::Report(report))) = receiver.receive(CONTROL_FRAME_BYTES_MAX).await {
-            reports.send_replace(Some(report));
+        while let Ok(Some(message)) = receiver.receive(CONTROL_FRAME_BYTES_MAX).await {
+            match message {
+                ToController::Report(report) => drop(told.report.send_replace(Some(report))),
+                ToController::Sides(sides) => drop(told.sided.send_replace(sides)),
+                _ => {}
+            }
         }
     };
     let down = async {
-        while let Ok(assignment) = orders.recv().await {
-            if sender.send(&ToAgent::Assign(assignment), CONTROL_FRAME_BYTES_MAX).await.is_err() {
+        while let Ok(order) = orders.recv().await {
+            if sender.send(&order, CONTROL_FRAME_BYTES_MAX).await.is_err() {
                 return;
             }
         }

@@ -6,3 +6,4 @@ mod disk;
 mod fake;
 mod host;
 mod rounds;
+mod sides;
