@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tidegate_net::Identity;
 use tidegate_protocol::report::AgentFacts;
-use tidegate_protocol::{Assignment, BootId, HostName, Report, SideAssignment, SidesReport, SwitchOrder};
+use tidegate_protocol::{Assignment, BootId, HostName, Report, SideAssignment, SidesReport, SwitchOrder, Watch};
 use tidegate_swap::{Record, State, Step};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -32,6 +32,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::link::{Inbox, Link};
 use crate::links::Links;
 use crate::manifest::Manifests;
+use crate::observe;
 use crate::paths::{self, Paths};
 use crate::report::Reporter;
 use crate::service::Services;
@@ -223,8 +224,11 @@ async fn start(config: Config) -> Result<(), StartError> {
     recover(&host, &driver).await?;
     let (made, reports) = watch::channel(None);
     let (report_every, every) = watch::channel(REPORT_EVERY_MS);
-    let inbox = Arc::new(Desk { driver: driver.clone(), host: host.clone(), paths: config.paths.clone() });
-    let (_sampled, samples) = watch::channel(None);
+    let (watched, watches) = watch::channel(Vec::new());
+    let inbox = Arc::new(Desk { driver: driver.clone(), host: host.clone(), paths: config.paths.clone(), watched });
+    let (sampled, samples) = watch::channel(None);
+    let of_driver = driver.clone();
+    let progress = Arc::new(move |slot: &Slot| held(&of_driver).progress(slot));
     let (sided, sides) = watch::channel(None);
     let link = Link {
         controllers: config.controllers,
@@ -244,6 +248,7 @@ async fn start(config: Config) -> Result<(), StartError> {
     tokio::select! {
         () = link.run() => {}
         () = report(&host, &driver, &changed, Told { made, sided }, every) => {}
+        () = observe::run(host.clone(), progress, watches, sampled) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -373,10 +378,13 @@ struct Desk {
     driver: Arc<Mutex<Driver>>,
     host: Arc<Host>,
     paths: Paths,
+    watched: watch::Sender<Vec<Watch>>,
 }
 
 impl Inbox for Desk {
-    fn watch(&self, _watches: Vec<tidegate_protocol::Watch>) {}
+    fn watch(&self, watches: Vec<Watch>) {
+        self.watched.send_replace(watches);
+    }
 
     fn assign_side(&self, order: SideAssignment) {
         let SideAssignment { side, assignment } = order;

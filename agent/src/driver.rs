@@ -147,6 +147,12 @@ impl Driver {
         self.handles.iter().map(look).collect()
     }
 
+    /// How far a slot's newest generation has come.
+    #[must_use]
+    pub fn progress(&self, slot: &Slot) -> Option<Progress> {
+        self.handles.get(slot).map(|handle| handle.snapshot.borrow().progress)
+    }
+
     /// Stops driving: operations are called back, services and the ledger stay.
     pub async fn shutdown(mut self) {
         self.switches.shutdown().await;

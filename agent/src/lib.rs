@@ -27,6 +27,7 @@ pub mod link;
 pub mod links;
 pub mod logs;
 pub mod manifest;
+pub mod observe;
 pub mod ops;
 pub mod paths;
 pub mod preflight;

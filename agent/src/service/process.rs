@@ -3,6 +3,7 @@
 //! A process is named by (boot id, pid, start ticks); a pid alone is reused.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::time::{ClockId, clock_gettime};
@@ -12,6 +13,11 @@ use tokio::io::unix::AsyncFd;
 
 /// Between two looks at a process that the kernel does not tell about.
 const WITHOUT_PIDFD: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// A wall clock that is off by more was set.
+const CLOCK_SET_MS: u64 = 500;
+/// As coarse as the kernel's ticks.
+const BOOT_ROUND_NS: i128 = 10_000_000;
 
 /// One process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +92,39 @@ pub(crate) fn unix_ms() -> u64 {
 
 fn unix_ms_of(ticks: u64) -> u64 {
     let hz = rustix::param::clock_ticks_per_second().max(1);
-    let age = since_boot().0.saturating_sub(ticks.saturating_mul(1_000) / hz);
-    unix_ms().saturating_sub(age)
+    booted_unix_ms().saturating_add(ticks.saturating_mul(1_000) / hz)
+}
+
+/// When this boot began, on the wall clock, Unix milliseconds. Two looks at two
+/// clocks differ a little, but a process has one start, also in the eyes of an
+/// agent that was restarted: so it is rounded, and the first answer stands until
+/// the wall clock is set.
+fn booted_unix_ms() -> u64 {
+    static KNOWN: AtomicU64 = AtomicU64::new(0);
+    let known = KNOWN.load(Ordering::Relaxed);
+    let now = unix_ms().saturating_sub(since_boot().0);
+    if known != 0 && known.abs_diff(now) <= CLOCK_SET_MS {
+        return known;
+    }
+    let now = measured_boot();
+    match KNOWN.compare_exchange(known, now, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => now,
+        Err(other) => other,
+    }
+}
+
+/// The difference of the two clocks, from the quickest of a few looks.
+fn measured_boot() -> u64 {
+    let nanos = |id: ClockId| {
+        let now = clock_gettime(id);
+        i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+    };
+    let look = |_| {
+        let (before, wall, after) = (nanos(ClockId::Boottime), nanos(ClockId::Realtime), nanos(ClockId::Boottime));
+        (after - before, wall - (before + after) / 2)
+    };
+    let offset = (0..8).map(look).min().map_or(0, |(_, offset)| offset);
+    u64::try_from((offset + BOOT_ROUND_NS / 2).div_euclid(BOOT_ROUND_NS) * BOOT_ROUND_NS / 1_000_000).unwrap_or_default()
 }
 
 /// A pid as the kernel's calls want it.
@@ -180,7 +217,8 @@ mod tests {
         assert!(me.alive());
         assert!(me.started_since(Timestamp(0)));
         assert!(!me.started_since(since_boot() + tidegate_protocol::Millis(1_000)));
-        assert!(me.started_at_unix_ms <= unix_ms());
+        assert!(me.started_at_unix_ms <= unix_ms() + 10);
+        assert_eq!(Process::find(me.pid), Some(me), "one process has one start");
         assert!(!Process { start_ticks: me.start_ticks + 1, ..me }.alive());
     }
 }

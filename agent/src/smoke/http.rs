@@ -16,15 +16,42 @@ const BODY_BYTES_MAX: usize = 1024 * 1024;
 const EXCERPT_CHARS: usize = 120;
 
 /// Where to go, checked.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Target {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
     uri: Uri,
     host: String,
     port: u16,
 }
 
+/// How much of a body is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// Its beginning, so many bytes; the rest is not waited for.
+    Keep(usize),
+    /// Nothing but its end.
+    Drain,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Got {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
+    /// More came than was kept.
+    pub(crate) cut: bool,
+}
+
+/// Why nothing, or nothing whole, came back.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GetError {
+    #[error("cannot connect")]
+    Connect(#[source] std::io::Error),
+    #[error(transparent)]
+    Exchange(#[from] hyper::Error),
+}
+
 /// Reads a URL and asks local policy.
-pub(super) fn allowed(ctx: &Context, url: &str) -> Result<Target, String> {
+pub(crate) fn allowed(ctx: &Context, url: &str) -> Result<Target, String> {
     let uri: Uri = url.parse().map_err(|_| format!("{url:?} is not a URL"))?;
     if uri.scheme_str() != Some("http") {
         return Err(format!("{url:?}: only http:// is spoken; test TLS with an `exec` test"));
@@ -36,7 +63,7 @@ pub(super) fn allowed(ctx: &Context, url: &str) -> Result<Target, String> {
     let host = authority.host().to_owned();
     let port = authority.port_u16().unwrap_or(80);
     if !is_loopback(&host) && !ctx.policy.urls.iter().any(|listed| covers(listed, &uri)) {
-        return Err(format!("{url} is not on this host: add it to urls in [policy] of agent.toml to let smoke tests call it"));
+        return Err(format!("{url} is not on this host: add it to urls in [policy] of agent.toml to let it be called"));
     }
     Ok(Target { uri, host, port })
 }
@@ -55,8 +82,9 @@ pub(super) async fn attempt(beside: &Beside<'_>, url: &str, status: u16, body: O
     let url = beside.expand(url)?;
     let wanted = body.map(|text| beside.expand(text)).transpose()?;
     let target = allowed(beside.ctx, &url).map_err(Attempt::Never)?;
-    let stream = connect(&target.host, target.port).await.map_err(|e| Attempt::Fail(format!("GET {url} → cannot connect: {e}")))?;
-    let (seen, text) = get(&target, stream).await.map_err(|e| Attempt::Fail(format!("GET {url} → {}", chain(&e))))?;
+    let got = get(&target, None, Body::Keep(BODY_BYTES_MAX)).await;
+    let Got { status: seen, body, .. } = got.map_err(|e| Attempt::Fail(format!("GET {url} → {}", chain(&e))))?;
+    let text = String::from_utf8_lossy(&body);
     let excerpt = excerpt(&text);
     if seen != status {
         return Err(Attempt::Fail(format!("GET {url} → {seen}, {status} wanted{excerpt}")));
@@ -69,25 +97,34 @@ pub(super) async fn attempt(beside: &Beside<'_>, url: &str, status: u16, body: O
     }
 }
 
-async fn get(target: &Target, stream: tokio::net::TcpStream) -> Result<(u16, String), hyper::Error> {
+/// One request on a connection of its own. Dropping the future drops that too.
+pub(crate) async fn get(target: &Target, accept: Option<&'static str>, wanted: Body) -> Result<Got, GetError> {
+    let stream = connect(&target.host, target.port).await.map_err(GetError::Connect)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let host = target.uri.authority().map_or("", |a| a.as_str());
     let path = target.uri.path_and_query().map_or("/", |p| p.as_str());
-    let request = hyper::Request::get(path).header("host", host).header("user-agent", "tidegate-agent").header("connection", "close");
+    let mut request = hyper::Request::get(path).header("host", host).header("user-agent", "tidegate-agent").header("connection", "close");
+    if let Some(accept) = accept {
+        request = request.header("accept", accept);
+    }
     // Every part was parsed from a URL, so this cannot fail; if it does, the
     // server answers an empty request with an error that is then seen.
     let request = request.body(Empty::<Bytes>::new()).unwrap_or_default();
+    let max = if let Body::Keep(max) = wanted { max } else { 0 };
     let exchange = async {
         let mut response = sender.send_request(request).await?;
-        let mut body = Vec::new();
-        while body.len() < BODY_BYTES_MAX {
-            let Some(frame) = response.body_mut().frame().await else { break };
+        let (mut body, mut cut) = (Vec::new(), false);
+        while let Some(frame) = response.body_mut().frame().await {
             if let Some(data) = frame?.data_ref() {
-                let room = BODY_BYTES_MAX - body.len();
+                let room = max.saturating_sub(body.len());
                 body.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
+                cut |= data.len() > room;
+            }
+            if cut && wanted != Body::Drain {
+                break;
             }
         }
-        Ok((response.status().as_u16(), String::from_utf8_lossy(&body).into_owned()))
+        Ok(Got { status: response.status().as_u16(), body, cut })
     };
     tokio::pin!(exchange);
     tokio::pin!(connection);

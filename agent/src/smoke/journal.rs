@@ -40,17 +40,7 @@ pub(super) async fn attempt(beside: &Beside<'_>, deny: &[String], watch: Duratio
 /// The host's journal follows the unit for as long as is watched.
 async fn in_journal(beside: &Beside<'_>, unit: &str, watch: Duration, scanner: &mut Scanner) -> Result<(), Attempt> {
     let since = beside.since.map_or_else(crate::service::unix_ms, |mark| mark.unix_ms);
-    let args = [
-        // The unit's own messages, not systemd's about it.
-        format!("_SYSTEMD_UNIT={unit}"),
-        format!("--since=@{}.{:03}", since / 1_000, since % 1_000),
-        "--output=cat".to_owned(),
-        "--follow".to_owned(),
-        "--no-tail".to_owned(),
-        "--no-pager".to_owned(),
-        "--quiet".to_owned(),
-    ];
-    let program = Program { path: "journalctl".into(), args: args.into() };
+    let program = journalctl(unit, &[since_arg(since), "--output=cat".to_owned(), "--follow".to_owned(), "--no-tail".to_owned()]);
     let watch = watch.max(WATCH_MIN);
     let ran = exec::run_program(&program, Path::new("/"), Mode::Manager, None, watch, &mut |bytes| scanner.take(bytes)).await;
     scanner.end();
@@ -61,6 +51,18 @@ async fn in_journal(beside: &Beside<'_>, unit: &str, watch: Duration, scanner: &
         Ok(ran) => Err(Attempt::Fail(format!("journalctl → {}; it said: {}", ran.end, ran.output))),
         Err(error) => Err(Attempt::Fail(format!("cannot read the journal: {}", chain(&error)))),
     }
+}
+
+/// A look into the host's journal.
+pub(crate) fn journalctl(unit: &str, args: &[String]) -> Program {
+    // The unit's own messages, not systemd's about it.
+    let own = [format!("_SYSTEMD_UNIT={unit}"), "--no-pager".to_owned(), "--quiet".to_owned()];
+    Program { path: "journalctl".into(), args: own.into_iter().chain(args.iter().cloned()).collect() }
+}
+
+/// Messages from then on.
+pub(crate) fn since_arg(unix_ms: u64) -> String {
+    format!("--since=@{}.{:03}", unix_ms / 1_000, unix_ms % 1_000)
 }
 
 /// The log of a supervised service, from where it was when it was started.
@@ -108,36 +110,69 @@ fn read_from(path: &Path, at: u64) -> std::io::Result<(Vec<u8>, u64)> {
 /// Looks for the first line with a denied text in bytes that come in pieces.
 struct Scanner {
     deny: Vec<String>,
-    line: Vec<u8>,
+    lines: Lines,
     found: Option<String>,
 }
 
 impl Scanner {
     fn new(deny: Vec<String>) -> Self {
-        Self { deny, line: Vec::new(), found: None }
+        Self { deny, lines: Lines::default(), found: None }
     }
 
     /// Returns false once something was found.
     fn take(&mut self, bytes: &[u8]) -> bool {
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let room = LINE_BYTES_MAX.saturating_sub(self.line.len());
-            self.line.extend_from_slice(piece.get(..room.min(piece.len())).unwrap_or_default());
-            if piece.ends_with(b"\n") {
-                self.end();
-            }
-        }
+        let Self { deny, lines, found } = self;
+        lines.take(bytes, &mut |line| look(deny, found, line));
         self.found.is_none()
     }
 
     /// The line ends here.
     fn end(&mut self) {
-        let line = std::mem::take(&mut self.line);
-        if self.found.is_none() {
-            let text = String::from_utf8_lossy(&line);
-            if self.deny.iter().any(|deny| text.contains(deny.as_str())) {
-                self.found = Some(text.trim().chars().take(300).collect());
+        let Self { deny, lines, found } = self;
+        lines.end(&mut |line| look(deny, found, line));
+    }
+}
+
+fn look(deny: &[String], found: &mut Option<String>, line: &str) {
+    if found.is_none() && deny.iter().any(|deny| line.contains(deny.as_str())) {
+        *found = Some(line.trim().chars().take(300).collect());
+    }
+}
+
+/// Makes lines of bytes that come in pieces; what is too long of a line is left out.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    line: Vec<u8>,
+    max: usize,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self::of(LINE_BYTES_MAX)
+    }
+}
+
+impl Lines {
+    /// So many bytes are kept of each line.
+    pub(crate) fn of(max: usize) -> Self {
+        Self { line: Vec::new(), max }
+    }
+
+    /// Tells of each line that ends in these bytes, its line break included.
+    pub(crate) fn take(&mut self, bytes: &[u8], each: &mut dyn FnMut(&str)) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let room = self.max.saturating_sub(self.line.len());
+            self.line.extend_from_slice(piece.get(..room.min(piece.len())).unwrap_or_default());
+            if piece.ends_with(b"\n") {
+                self.end(each);
             }
         }
+    }
+
+    /// The line ends here.
+    pub(crate) fn end(&mut self, each: &mut dyn FnMut(&str)) {
+        let line = std::mem::take(&mut self.line);
+        each(&String::from_utf8_lossy(&line));
     }
 }
 
@@ -165,6 +200,6 @@ mod tests {
         for _ in 0..1_000 {
             assert!(scanner.take(&[b'x'; 4096]));
         }
-        assert_eq!(scanner.line.len(), LINE_BYTES_MAX);
+        assert_eq!(scanner.lines.line.len(), LINE_BYTES_MAX);
     }
 }
