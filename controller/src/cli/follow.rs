@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use tidegate_protocol::{Millis, RolloutId};
 use tidegate_rollout::RolloutState;
 use tidegate_rollout::status::StatusDoc;
@@ -24,6 +25,8 @@ use crate::operator::msg::{ErrorCode, ErrorDoc, Request, Until};
 const RECONNECT_FOR: Duration = Duration::from_secs(30);
 /// A contact that held this long was a contact.
 const STEADY_CONTACT: Duration = Duration::from_secs(5);
+/// How often the time that is left is drawn anew.
+const REDRAW: Duration = Duration::from_secs(1);
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(2);
 
@@ -37,6 +40,15 @@ pub(super) struct Follow {
 struct Ended {
     exit: Exit,
     status: String,
+}
+
+/// What was heard so far, over all connections.
+#[derive(Default)]
+struct Heard {
+    /// Of the newest event.
+    seq: u64,
+    /// A drill was passed.
+    drilled: bool,
 }
 
 /// Follows a rollout and prints how it ended.
@@ -104,14 +116,14 @@ impl Patience {
 
 async fn watch(context: &Context, what: &Follow, mut link: Option<Link>, live: &mut Live) -> Result<Ended, ErrorDoc> {
     let mut patience = Patience::new(link.is_some());
-    let mut after_seq = 0;
+    let mut heard = Heard::default();
     loop {
         let attempt = async {
             let link = match link.take() {
                 Some(link) => link,
                 None => Link::open(context).await?,
             };
-            once(context, &link, what, &mut after_seq, live, &mut patience).await
+            once(context, &link, what, &mut heard, live, &mut patience).await
         };
         match attempt.await {
             Ok(ended) => return Ok(ended),
@@ -125,15 +137,21 @@ async fn once(
     context: &Context,
     link: &Link,
     what: &Follow,
-    after_seq: &mut u64,
+    heard: &mut Heard,
     live: &mut Live,
     patience: &mut Patience,
 ) -> Result<Ended, Trouble> {
     let mut answers =
-        link.stream(context, &Request::RolloutWatch { id: what.id.clone(), after_seq: *after_seq, stop_at_person: false }).await?;
+        link.stream(context, &Request::RolloutWatch { id: what.id.clone(), after_seq: heard.seq, stop_at_person: false }).await?;
     let mut last = None;
     loop {
-        let frame = answers.next().await?;
+        let frame = tokio::select! {
+            frame = answers.next() => frame?,
+            () = sleep(REDRAW) => {
+                live.tick();
+                continue;
+            }
+        };
         patience.met();
         match frame {
             Part::Document(json) => {
@@ -146,7 +164,8 @@ async fn once(
             }
             Part::Event(json) => {
                 let event: EventDoc = read(&json)?;
-                *after_seq = (*after_seq).max(event.seq);
+                heard.seq = heard.seq.max(event.seq);
+                heard.drilled |= event.kind == "drilled" && event.record.get("passed").and_then(Value::as_bool) == Some(true);
                 if context.output.format == Format::Ndjson {
                     context.output.line(&json)?;
                 }
@@ -155,6 +174,7 @@ async fn once(
                 if may_end(&event) {
                     let json = link.ask(context, Request::RolloutStatus { id: what.id.clone() }).await?;
                     let doc: StatusDoc = read(&json)?;
+                    live.observe(&doc);
                     if let Some(exit) = early(&doc, what) {
                         return Ok(Ended { exit, status: json });
                     }
@@ -164,7 +184,9 @@ async fn once(
                 let Some(status) = last else {
                     return Err(Trouble::Lost(ErrorDoc::new(ErrorCode::Unavailable, "the controller ended the watch without a status")));
                 };
-                return Ok(Ended { exit: Exit::from(exit), status });
+                // A drill that is back where it began did what it should.
+                let exit = if heard.drilled && Exit::from(exit) == Exit::RolledBack { Exit::Done } else { Exit::from(exit) };
+                return Ok(Ended { exit, status });
             }
         }
     }
@@ -186,7 +208,9 @@ fn early(doc: &StatusDoc, what: &Follow) -> Option<Exit> {
 fn may_end(event: &EventDoc) -> bool {
     let state = || event.record.get("to").and_then(|t| t.as_str()).and_then(|t| t.parse().ok());
     match event.kind.as_str() {
-        "state" => matches!(state(), Some(RolloutState::AwaitingApproval | RolloutState::Paused | RolloutState::Watching)),
+        "state" => {
+            matches!(state(), Some(RolloutState::AwaitingApproval | RolloutState::Paused | RolloutState::Baking | RolloutState::Watching))
+        }
         // A source in error for too long, an inconclusive gate at its end.
         "gate" => true,
         _ => false,

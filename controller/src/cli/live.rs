@@ -7,8 +7,9 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tidegate_protocol::{ComponentName, HostName};
 use tidegate_rollout::record::TargetState;
-use tidegate_rollout::status::StatusDoc;
+use tidegate_rollout::status::{ObservationDoc, StatusDoc};
 
+use super::gates;
 use super::output::Output;
 use super::render;
 use super::table::clean;
@@ -22,10 +23,36 @@ pub struct Model {
     step: String,
     waves: BTreeMap<usize, String>,
     hosts: BTreeMap<(HostName, ComponentName), (usize, TargetState)>,
+    observation: Option<ObservationDoc>,
+    /// What the open gate said last: its verdict and what decides.
+    gate: Option<String>,
 }
 
+/// Kinds of events that a person would want to read again.
+const LASTING: [&str; 11] =
+    ["state", "said", "returned", "healed", "started", "gate", "tripped", "investigation", "attested", "alert", "drilled"];
 /// Hosts named in one line.
 const NAMED_MAX: usize = 6;
+/// States in which an open gate is worth a line.
+const OBSERVED: [&str; 4] = ["running", "baking", "watching", "paused"];
+
+/// The verdict and what decides it, as the status has it.
+fn standing(doc: &StatusDoc, open: &ObservationDoc) -> Option<String> {
+    let of_gate = || doc.gates.iter().filter(|g| g.wave == open.wave && g.stage == open.stage && !g.advisory);
+    let worst = ["fail", "error", "inconclusive", "pass"].into_iter().find(|word| of_gate().any(|g| g.verdict == *word))?;
+    let decisive: Vec<&str> = of_gate().filter(|g| g.verdict == worst && worst != "pass").map(|g| g.reason.as_str()).collect();
+    Some(if decisive.is_empty() { worst.to_owned() } else { format!("{worst}: {}", decisive.join("; ")) })
+}
+
+/// The same, as the journal has it.
+fn judged(event: &EventDoc) -> Option<String> {
+    let verdict = event.record.get("verdict")?.as_str()?;
+    let word = |j: &serde_json::Value, key: &str| j.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+    let all = event.record.get("judgements").and_then(|j| j.as_array()).map(Vec::as_slice).unwrap_or_default();
+    let decisive: Vec<String> =
+        all.iter().filter(|j| verdict != "pass" && word(j, "verdict") == verdict).map(|j| word(j, "reason")).collect();
+    Some(if decisive.is_empty() { verdict.to_owned() } else { format!("{verdict}: {}", decisive.join("; ")) })
+}
 
 impl Model {
     /// From where the rollout stands.
@@ -37,7 +64,16 @@ impl Model {
             step: String::new(),
             waves: doc.waves.iter().map(|w| (w.index, w.name.clone())).collect(),
             hosts: doc.hosts.iter().filter_map(|h| Some(((h.host.clone(), h.component.clone()), (h.wave?, h.state)))).collect(),
+            observation: doc.observation.clone(),
+            gate: doc.observation.as_ref().and_then(|open| standing(doc, open)),
         }
+    }
+
+    /// What is observed, as a newer status says; how far hosts are stays with the
+    /// events, which may be behind it.
+    pub fn observe(&mut self, doc: &StatusDoc) {
+        self.observation.clone_from(&doc.observation);
+        self.gate = doc.observation.as_ref().and_then(|open| standing(doc, open));
     }
 
     /// Takes in one event; those that say nothing about progress change nothing.
@@ -46,6 +82,7 @@ impl Model {
         match event.kind.as_str() {
             "state" => self.state = word("to").unwrap_or_default().into(),
             "step" => self.step = word("step").unwrap_or_default().into(),
+            "judged" => self.gate = judged(event),
             "host" => self.host(event, word("to").and_then(|w| w.parse().ok())),
             // The machine's own rule: an order is the state until the host says more.
             "ordered" => self.host(
@@ -84,6 +121,14 @@ impl Model {
         clean(&format!("{}: {}, {detail}", self.head, self.state), 160)
     }
 
+    /// The open gate: `Canary (after wave 1), 4 min 10 s left: inconclusive: error_rate …`.
+    #[must_use]
+    pub fn gate(&self, now: Option<jiff::Timestamp>) -> Option<String> {
+        let open = self.observation.as_ref().filter(|_| OBSERVED.contains(&self.state.as_str()))?;
+        let said = self.gate.as_ref().map_or_else(String::new, |said| format!(": {said}"));
+        Some(clean(&format!("{}{said}", gates::observation(open, now)), 240))
+    }
+
     /// One line per open wave: `api 2/4  3/5  web-4 swapping, web-5 probation`.
     #[must_use]
     pub fn open_waves(&self) -> Vec<(usize, String)> {
@@ -116,6 +161,7 @@ pub(super) struct Live {
 struct Screen {
     all: MultiProgress,
     head: ProgressBar,
+    gate: Option<ProgressBar>,
     waves: BTreeMap<usize, ProgressBar>,
 }
 
@@ -124,7 +170,7 @@ impl Live {
         let screen = output.live.then(|| {
             let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
             let head = spinner(&all);
-            Screen { all, head, waves: BTreeMap::new() }
+            Screen { all, head, gate: None, waves: BTreeMap::new() }
         });
         Self { output, model: None, screen }
     }
@@ -134,6 +180,21 @@ impl Live {
         self.draw();
     }
 
+    /// A newer status while events still come.
+    pub(super) fn observe(&mut self, doc: &StatusDoc) {
+        if let Some(model) = &mut self.model {
+            model.observe(doc);
+        }
+        self.draw();
+    }
+
+    /// Time passed: what is left of an observation is less.
+    pub(super) fn tick(&mut self) {
+        if self.model.as_ref().is_some_and(|m| m.gate(None).is_some()) {
+            self.draw();
+        }
+    }
+
     pub(super) fn event(&mut self, event: &EventDoc) {
         if let Some(model) = &mut self.model {
             model.apply(event);
@@ -141,7 +202,9 @@ impl Live {
         // On a terminal the lines below tell how far hosts are; above them stays
         // what a person would want to read again.
         let failed = event.record.get("failure").is_some_and(|f| !f.is_null());
-        if self.screen.is_none() || failed || matches!(event.kind.as_str(), "state" | "said" | "returned" | "healed" | "started") {
+        // Values of every interval are for `events` and `status`, not for a log of days.
+        let lasting = failed || LASTING.contains(&event.kind.as_str());
+        if if self.screen.is_some() { lasting } else { event.kind != "observed" } {
             self.say(&render::event_line(event));
         }
         self.draw();
@@ -166,6 +229,20 @@ impl Live {
     fn draw(&mut self) {
         let (Some(screen), Some(model)) = (&mut self.screen, &self.model) else { return };
         screen.head.set_message(model.head());
+        match (model.gate(Some(jiff::Timestamp::now())), &mut screen.gate) {
+            (Some(line), Some(bar)) => bar.set_message(line),
+            (Some(line), none) => {
+                let bar = spinner(&screen.all);
+                bar.set_message(line);
+                *none = Some(bar);
+            }
+            (None, shown) => {
+                if let Some(bar) = shown.take() {
+                    bar.finish_and_clear();
+                    screen.all.remove(&bar);
+                }
+            }
+        }
         let open = model.open_waves();
         screen.waves.retain(|index, bar| {
             let keep = open.iter().any(|(i, _)| i == index);

@@ -8,6 +8,7 @@
 mod call;
 pub mod exit;
 mod follow;
+pub mod gates;
 mod host;
 pub mod live;
 pub mod output;

@@ -6,6 +6,7 @@ use tidegate_rollout::RolloutState;
 use tidegate_rollout::record::{TargetState, WaveState};
 use tidegate_rollout::status::{HostDoc as TargetDoc, StatusDoc};
 
+use super::gates;
 use super::table::{Cell, Table, Tone, clean, paint};
 use crate::operator::doc::{EventDoc, ExplainDoc, HostDoc, HostState, ImportDoc, PlanDoc, ReleaseDoc, ReleaseShowDoc, RolloutDoc};
 
@@ -271,6 +272,7 @@ pub fn plan(doc: &PlanDoc, color: bool) -> String {
         ]);
     }
     out.push_str(&table.render(color));
+    out.push_str(&gates::plan(&plan.gating, color));
     if !doc.readiness.is_empty() {
         out.push_str("\nreadiness\n");
     }
@@ -308,12 +310,22 @@ pub fn rollouts(rollouts: &[RolloutDoc], color: bool) -> String {
 /// `rollout status`, and how a watched rollout ended.
 #[must_use]
 pub fn status(doc: &StatusDoc, color: bool) -> String {
-    let mut out = format!("rollout {} of {}: {}\n", doc.id, doc.release, paint(doc.state.word(), rollout_tone(doc.state), color));
+    status_at(doc, color, None)
+}
+
+/// The same, with what is left of the observation now.
+#[must_use]
+pub fn status_at(doc: &StatusDoc, color: bool, now: Option<jiff::Timestamp>) -> String {
+    let what = if doc.drill { "drill" } else { "rollout" };
+    let mut out = format!("{what} {} of {}: {}\n", doc.id, doc.release, paint(doc.state.word(), rollout_tone(doc.state), color));
     if !doc.reason.is_empty() {
         out.push_str(&format!("  reason   {}\n", clean(&doc.reason, TEXT_CHARS_MAX)));
     }
     if let Some(who) = &doc.waiting_for {
         out.push_str(&format!("  waiting  for a {}\n", clean(who, 40)));
+    }
+    if let Some(open) = &doc.observation {
+        out.push_str(&format!("  observed {}\n", gates::observation(open, now)));
     }
     out.push_str(&format!("  plan     {} ({})\n  started  {}\n", doc.plan_digest.short(), doc.strategy.word(), clean(&doc.started_at, 40)));
     if let Some(ended) = &doc.ended_at {
@@ -348,6 +360,7 @@ pub fn status(doc: &StatusDoc, color: bool) -> String {
     if !hosts.is_empty() {
         out.push_str(&format!("\n{}", hosts.render(color)));
     }
+    out.push_str(&gates::status(doc, color));
     out
 }
 
@@ -371,7 +384,7 @@ fn took(started: &str, ended: &str) -> String {
     }
 }
 
-/// What `pause`, `resume`, `halt` and `rollback` answer.
+/// What `pause`, `resume`, `promote`, `halt` and other words answer.
 #[must_use]
 pub fn state_line(doc: &StatusDoc, color: bool) -> String {
     let reason = if doc.reason.is_empty() { String::new() } else { format!(": {}", clean(&doc.reason, TEXT_CHARS_MAX)) };

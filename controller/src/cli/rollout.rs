@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use tidegate_protocol::{Digest, Millis, RolloutId};
+use tidegate_protocol::{Digest, HostName, Millis, RolloutId};
+use tidegate_rollout::replay::ReplayDoc;
 use tidegate_rollout::status::StatusDoc;
-use tidegate_rollout::{RolloutState, Spec, Verb};
+use tidegate_rollout::{DrillScope, RolloutState, Spec, Verb};
 
 use super::call::Link;
 use super::exit::Exit;
 use super::follow::{self, Follow};
-use super::{Context, duration, render};
+use super::{Context, duration, gates, render};
 use crate::operator::client::Part;
 use crate::operator::doc::{EventDoc, ExplainDoc, PlanDoc, RolloutDoc, StartDoc};
 use crate::operator::msg::{ErrorCode, ErrorDoc, Request, Until};
@@ -94,6 +95,17 @@ pub(super) enum Rollout {
         #[arg(long, value_name = "TEXT")]
         note: String,
     },
+    /// Rehearse a plan on few hosts: forward, verify, back, verify
+    #[command(after_help = DRILL_HELP, after_long_help = super::exit::after(DRILL_HELP))]
+    Drill(Drill),
+    /// Judge a plan against what a rollout measured; touches nothing
+    #[command(after_help = REPLAY_HELP)]
+    Replay {
+        #[command(flatten)]
+        id: Id,
+        #[command(flatten)]
+        spec: SpecFile,
+    },
     /// Say why a rollout is where it is, and what it waits for
     Explain(Id),
 }
@@ -150,6 +162,44 @@ pub(super) struct Start {
     until: UntilWatching,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Drill {
+    #[command(flatten)]
+    spec: SpecFile,
+    /// On this host of the plan
+    #[arg(long, value_name = "HOST", conflicts_with = "stage")]
+    host: Option<HostName>,
+    /// On the hosts of the stages up to this one, from 1
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    stage: Option<u32>,
+    /// Watch until it ended (this is the default)
+    #[arg(long, conflicts_with = "detach")]
+    wait: bool,
+    /// Print id and plan digest, and leave it to the controller
+    #[arg(long)]
+    detach: bool,
+    /// Makes a repeated start harmless: the same id with the same plan attaches
+    #[arg(long, value_name = "ID")]
+    run_id: Option<RolloutId>,
+}
+
+const DRILL_HELP: &str = "\
+Without --host or --stage: the first host of each component. Bakes and gates are left out, triggers are armed. The
+journal keeps how long both ways took. Exits 0 when the release went forward, was verified, went back and was verified
+again; 4 when it did not pass and every host runs what it ran before.
+
+Examples:
+  tidegate rollout drill -f plan.toml
+  tidegate rollout drill -f plan.toml --host web-1
+  tidegate rollout drill -f plan.toml --stage 1 --output ndjson | jq 'select(.kind == \"drilled\").record'";
+
+const REPLAY_HELP: &str = "\
+Takes the values that the rollout's journal holds and says what the gates and triggers of this plan.toml would have made
+of them: a way to tune limits before they count. Only what was measured then can be judged.
+
+Examples:
+  tidegate rollout replay shop-1 -f stricter.toml";
+
 const PROMOTE_HELP: &str = "\
 A gate that says fail, or whose source cannot be read, is not passed by a word: roll back, or mend the source.
 The journal keeps who said it and why; the wave is shown as overridden. Triggers stay armed.
@@ -183,8 +233,10 @@ plan.toml:
   release = \"shop@2.1.0\"
   environment = \"production\"                     # optional: hosts with another label env are left out
   hosts = { api = \"role=api\" }                   # a selector per component
-  strategy = \"rolling\"                           # or big-bang
-  batch = \"10%\"                                  # hosts at a time; big-bang: max_hosts = 10
+  strategy = \"rolling\"                           # or big-bang, canary, blue-green
+  batch = \"10%\"                                  # rolling: hosts at a time; big-bang: max_hosts = 10
+  success = [\"error_rate < 0.1%\", \"latency_p99 within 10% of baseline\", \"no_degradation\"]
+  bake = \"10m\"                                   # observation before the criteria decide
   on_unreachable = \"fail\"                        # or wait, skip
   [limits]                                       # all optional
   max_parallel = \"25%\"
@@ -193,6 +245,22 @@ plan.toml:
   healthy_deadline = \"5m\"
   confirm_within = \"120s\"
   rollback_parallel = \"50%\"
+  [[stage]]                                      # canary; omitted = 5% 30m, 25% 1h, 75% 2h, 100% watched 24h
+  name = \"Canary\"
+  percent = 5
+  bake = \"30m\"
+  success = [\"error_rate < 0.1%\", \"critical_errors == 0\"]
+  [[rollback]]                                   # triggers; omitted = the built-in ones that have a source
+  when = \"error_rate > 1%\"                      # or: declared data-corruption
+  action = \"rollback\"                           # or investigate (after = \"15m\"), emergency
+  [metrics.error_rate]                           # sources: probe, scrape, prometheus, alertmanager, host, journal, exec
+  source = \"prometheus\"
+  url = \"https://prom.example\"                  # beyond loopback: named in controller.toml, [sources.\"https://prom.example\"]
+  query = 'sum(rate(http_requests_total{code=~\"5..\",host=~\"$hosts\"}[2m])) / sum(rate(http_requests_total{host=~\"$hosts\"}[2m]))'
+  unit = \"ratio\"
+  [[perf]]                                       # Expected / Actual in status
+  metric = \"latency_p99\"
+  max = \"500ms\"
 
 Exits 5 if `start` would refuse the plan now, and says why.
 
@@ -231,7 +299,9 @@ impl Rollout {
     /// plan.toml of the commands that take one.
     pub(super) fn read(&self) -> Result<Option<Read>, ErrorDoc> {
         match self {
-            Self::Plan(spec) | Self::Start(Start { spec, .. }) => read(&spec.file).map(Some),
+            Self::Plan(spec) | Self::Start(Start { spec, .. }) | Self::Drill(Drill { spec, .. }) | Self::Replay { spec, .. } => {
+                read(&spec.file).map(Some)
+            }
             _ => Ok(None),
         }
     }
@@ -266,7 +336,25 @@ pub(super) async fn run(context: &Context, verb: Rollout, spec: Option<Read>) ->
         }
         Rollout::Status(Id { id }) => {
             let answer = context.ask(Request::RolloutStatus { id }).await?;
-            output.document(&answer, |doc: &StatusDoc, color| render::status(doc, color))?;
+            let now = jiff::Timestamp::now();
+            output.document(&answer, |doc: &StatusDoc, color| render::status_at(doc, color, Some(now)))?;
+            Ok(Exit::Done)
+        }
+        Rollout::Drill(args) => {
+            let Read { text: spec_text, name: file_name } = spec()?;
+            let scope = match (args.host, args.stage) {
+                (Some(host), _) => DrillScope::Host(host),
+                (None, Some(stage)) => DrillScope::Stage(stage as usize),
+                (None, None) => DrillScope::First,
+            };
+            let named = args.run_id.is_some();
+            let request = Request::RolloutDrill { spec_text, file_name, run_id: args.run_id, scope };
+            begin(context, request, named, args.detach, false).await
+        }
+        Rollout::Replay { id: Id { id }, .. } => {
+            let Read { text: spec_text, name: file_name } = spec()?;
+            let answer = context.ask(Request::RolloutReplay { id, spec_text, file_name }).await?;
+            output.document(&answer, |doc: &ReplayDoc, color| gates::replay(doc, color))?;
             Ok(Exit::Done)
         }
         Rollout::Explain(Id { id }) => {
@@ -288,9 +376,7 @@ pub(super) async fn run(context: &Context, verb: Rollout, spec: Option<Read>) ->
         Rollout::Declare { id: Id { id }, what, reason } => {
             spoken(context, &id, Request::RolloutDeclare { id: id.clone(), what, reason }).await
         }
-        Rollout::Attest { id: Id { id }, item, note } => {
-            spoken(context, &id, Request::RolloutAttest { id: id.clone(), item, note }).await
-        }
+        Rollout::Attest { id: Id { id }, item, note } => spoken(context, &id, Request::RolloutAttest { id: id.clone(), item, note }).await,
     }
 }
 
@@ -302,9 +388,14 @@ async fn plan(context: &Context, spec: Read) -> Result<Exit, ErrorDoc> {
 }
 
 async fn start(context: &Context, spec: Read, args: Start) -> Result<Exit, ErrorDoc> {
-    let link = Link::open(context).await?;
     let named = args.run_id.is_some();
     let request = Request::RolloutStart { spec_text: spec.text, file_name: spec.name, run_id: args.run_id, confirm: args.confirm };
+    begin(context, request, named, args.detach, args.until.until.is_some()).await
+}
+
+/// Starts something and watches it. `named`: asking again attaches to it.
+async fn begin(context: &Context, request: Request, named: bool, detach: bool, until_watching: bool) -> Result<Exit, ErrorDoc> {
+    let link = Link::open(context).await?;
     let answer = link.ask(context, request).await.map_err(|trouble| {
         let lost = trouble.is_lost();
         let error = ErrorDoc::from(trouble);
@@ -317,13 +408,13 @@ async fn start(context: &Context, spec: Read, args: Start) -> Result<Exit, Error
         }
     })?;
     let doc: StartDoc = super::output::read(&answer)?;
-    if args.detach {
+    if detach {
         context.output.document(&answer, |doc: &StartDoc, _| format!("{} {}\n", doc.id, doc.plan_digest))?;
         return Ok(Exit::Done);
     }
     let how = if doc.attached { "runs already; watching it" } else { "started" };
     context.output.note(&format!("rollout {} {how} (plan {})", doc.id, doc.plan_digest.short()));
-    follow::follow(context, Follow { id: doc.id, until_watching: args.until.until.is_some() }, Some(link)).await
+    follow::follow(context, Follow { id: doc.id, until_watching }, Some(link)).await
 }
 
 async fn events(context: &Context, id: RolloutId) -> Result<Exit, ErrorDoc> {

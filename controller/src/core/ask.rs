@@ -168,7 +168,12 @@ impl State {
         for of in &known.sides {
             let serves = of.active.map_or_else(|| "no side serves yet".to_owned(), |side| format!("side {side} serves"));
             let failure = of.failure.as_ref().map_or_else(String::new, |f| format!("; {}: {}", f.cause, f.message));
-            lines.push(format!("{}: {serves}, its newest switch (generation {}) is {}{failure}", of.component, of.generation, word(&of.progress)));
+            lines.push(format!(
+                "{}: {serves}, its newest switch (generation {}) is {}{failure}",
+                of.component,
+                of.generation,
+                word(&of.progress)
+            ));
             for side in &of.sides {
                 let (report, side) = (&side.report, side.side);
                 let runs = report.current.as_ref().map_or_else(|| "nothing".to_owned(), |r| r.id.to_string());

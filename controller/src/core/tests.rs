@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tidegate_protocol::report::{AgentFacts, HostFacts, Progress, Running, ServiceState};
 use tidegate_protocol::{
-    Assignment, BootId, ComponentReport, Digest, Generation, HostName, Intent, Phase, Release, ReleaseRef, Report, RolloutId, Timestamp, Watch,
+    Assignment, BootId, ComponentReport, Digest, Generation, HostName, Intent, Phase, Release, ReleaseRef, Report, RolloutId, Timestamp,
+    Watch,
 };
 use tidegate_rollout::{Record, RolloutState, Spec, Verb};
 use tokio::sync::oneshot;

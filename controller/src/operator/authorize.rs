@@ -127,7 +127,10 @@ mod tests {
             (Request::ReleaseList, Needs::Viewer),
             (Request::ReleaseShow { release: "a@1".parse().unwrap() }, Needs::Viewer),
             (Request::RolloutPlan { spec_text: spec_text.clone(), file_name: file_name.clone() }, Needs::Viewer),
-            (Request::RolloutStart { spec_text: spec_text.clone(), file_name: file_name.clone(), run_id: None, confirm: None }, Needs::Operator),
+            (
+                Request::RolloutStart { spec_text: spec_text.clone(), file_name: file_name.clone(), run_id: None, confirm: None },
+                Needs::Operator,
+            ),
             (Request::RolloutReplay { id: id.clone(), spec_text: spec_text.clone(), file_name: file_name.clone() }, Needs::Viewer),
             (Request::RolloutDrill { spec_text, file_name, run_id: None, scope: DrillScope::First }, Needs::Operator),
             (Request::RolloutList, Needs::Viewer),

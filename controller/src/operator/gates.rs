@@ -26,8 +26,8 @@ const ALERTS_NAMED_MAX: usize = 3;
 
 /// The plan's document with a row for each metric that the controller would fetch.
 pub(super) async fn tried(ctx: &Operators, document: String) -> Result<String, Ended> {
-    let mut doc: PlanDoc = serde_json::from_str(&document)
-        .map_err(|e| ErrorDoc::new(ErrorCode::Internal, "the plan does not read").cause(e.to_string()))?;
+    let mut doc: PlanDoc =
+        serde_json::from_str(&document).map_err(|e| ErrorDoc::new(ErrorCode::Internal, "the plan does not read").cause(e.to_string()))?;
     let mut left = asked(&doc.plan);
     if left.is_empty() {
         return Ok(document);
@@ -64,9 +64,7 @@ fn asked(plan: &Plan) -> Vec<(String, FetchFrom)> {
         MetricSource::Prometheus { url, query, samples, .. } => {
             Some(FetchFrom::Prometheus { url: url.clone(), query: bind(query), samples: samples.as_ref().map(bind) })
         }
-        MetricSource::Alertmanager { url, matchers } => {
-            Some(FetchFrom::Alertmanager { url: url.clone(), matchers: matchers.clone() })
-        }
+        MetricSource::Alertmanager { url, matchers } => Some(FetchFrom::Alertmanager { url: url.clone(), matchers: matchers.clone() }),
         MetricSource::Agent { .. } | MetricSource::Report(_) => None,
     };
     plan.gating.metrics.iter().filter_map(|(name, metric)| Some((name.clone(), from(&metric.source)?))).collect()

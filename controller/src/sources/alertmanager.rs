@@ -25,8 +25,7 @@ pub(super) async fn alerts(http: &Http, base: &Base, matchers: &[String]) -> Res
     let asked = format!("{base}: the list of alerts");
     let mut query = vec![("active", "true"), ("silenced", "false"), ("inhibited", "false")];
     query.extend(matchers.iter().map(|m| ("filter", m.as_str())));
-    let reply =
-        http.ask(base, "/api/v2/alerts", &query).await.map_err(|e| format!("{asked} was not answered: {}", chain(&e)))?;
+    let reply = http.ask(base, "/api/v2/alerts", &query).await.map_err(|e| format!("{asked} was not answered: {}", chain(&e)))?;
     read(reply.status, &reply.body, &asked)
 }
 

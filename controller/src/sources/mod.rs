@@ -89,7 +89,9 @@ impl Sources {
             None => None,
             Some(query) => match prometheus::query(&self.http, base, query).await.map_err(Trouble::text)? {
                 count if count >= 0.0 => Some(whole(count)),
-                count => return Err(format!("{base}: the query `{}` gives {count}, and samples are never fewer than none", excerpt(query))),
+                count => {
+                    return Err(format!("{base}: the query `{}` gives {count}, and samples are never fewer than none", excerpt(query)));
+                }
             },
         };
         match prometheus::query(&self.http, base, query).await {
