@@ -51,7 +51,9 @@ pub struct Policy {
     /// URL prefixes (`http://HOST:PORT/…`, `tcp://HOST:PORT`) beyond loopback that
     /// smoke tests may call.
     pub urls: Vec<String>,
-    /// Commands of the host that a release may name.
+    /// Commands of the host. A release may name them in checks and hooks, which run
+    /// confined; a switch of sides may too, and that runs with the agent's own rights,
+    /// in a process group that is killed when it ends. Its arguments come from the plan.
     pub commands: BTreeMap<String, Vec<String>>,
 }
 

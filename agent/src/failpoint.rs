@@ -11,6 +11,11 @@
 //!   `probation`, `reverting-activate`; "after" is durable, but not yet acted on.
 //! - `agent.op.before.OP`, `agent.op.after.OP`: around an operation, such as
 //!   `stage`, `flip`, `smoke`; "after" is done, but not yet said to the machine.
+//! - `agent.switch.persist.before.STATE`, `agent.switch.persist.after.STATE`: the
+//!   same for the record of a switch, such as `checking`, `switching`, `verifying`,
+//!   `undoing`, `switched`.
+//! - `agent.switch.op.before.OP`, `agent.switch.op.after.OP`: around `check`,
+//!   `command`, `verify`, `undo-command`, `undo-verify`.
 //! - `agent.report.before`: before a report is sent.
 
 use std::sync::OnceLock;

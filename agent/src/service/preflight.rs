@@ -112,7 +112,7 @@ mod tests {
         let dir = scratch();
         let mut ctx = context(dir.path());
         ctx.policy.units = Some(vec!["shop-api@green.service".into()]);
-        let mut of = |unit: &str, side| {
+        let of = |unit: &str, side| {
             let mut it = installed(dir.path(), "1", &[("bin/api", b"x")], Service::Systemd(unit.into()));
             it.side = side;
             check(&ctx, &it).map_err(|failure| failure.message)

@@ -3,7 +3,8 @@
 //!
 //! Owns whose rights the command has. A name of `[commands]` was written by the
 //! host's own people, so it runs with the agent's own rights (reloading a front
-//! needs them); a file of the release runs confined, like a smoke test.
+//! needs them); a file of the release runs confined, like a smoke test. Of either
+//! nothing is left when it ends, but for what left its process group.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -98,6 +98,7 @@ impl SwitchRecord {
 /// What a switch reacts to. It has no deadlines of its own: the driver bounds
 /// every operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "an event lives as long as one call")]
 pub enum SwitchEvent {
     /// The controller's word, new or said again.
     Ordered(SwitchOrder),
