@@ -542,7 +542,7 @@ mod tests {
                 assert!(message.contains(part), "{part:?} not in {message}");
             }
         }
-        for (extra, key) in [("[[approval]]\nrole=\"cab\"\n", "approval")] {
+        for (extra, key) in [("[[approval]]\nrole = \"cab\"\n", "approval"), ("[[window]]\ndays = [\"Tue\"]\n", "window")] {
             let message = Spec::parse(&alloc::format!("{GOOD}{extra}"), "plan.toml").unwrap_err().to_string();
             assert!(message.contains(key), "{message}");
         }

@@ -275,3 +275,39 @@ impl Series {
         Some((grown, last.at.since(base.at)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The past is thinned: little is kept, and what a window reaches back to is
+    /// not much older than what was asked.
+    #[test]
+    fn a_day_of_readings_keeps_few_and_stays_close() {
+        let mut series = Series::open();
+        let begin = Timestamp(1_000_000);
+        let mut now = begin;
+        for n in 0..5_760u64 {
+            now = begin + Millis::from_secs(15 * n);
+            series.push(now, 7, &Reading::Count(n), None);
+            assert!(series.points.len() <= KEPT, "{}", series.points.len());
+            assert!(series.points.is_sorted_by(|a, b| a.at < b.at));
+        }
+        assert_eq!(series.points.first().map(|p| p.at), Some(begin));
+        for minutes in [1, 5, 15, 60, 600] {
+            let asked = Millis::from_secs(60 * minutes);
+            let (tally, over) = series.since(now - asked).unwrap();
+            assert_eq!(tally, Tally::Count(over.0 / 15_000));
+            assert!(over >= asked && over.0 <= asked.0 * 5 / 2, "{asked}: {over}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_kept_short_and_whole() {
+        let mut series = Series::open();
+        series.push(Timestamp(1), 0, &Reading::Failed, Some(&"\u{e9}".repeat(WHY_BYTES_MAX)));
+        assert_eq!(series.error().map(|(_, why)| why.len()), Some(WHY_BYTES_MAX));
+        series.push(Timestamp(2), 0, &Reading::Failed, Some(&alloc::format!("x{}", "\u{e9}".repeat(WHY_BYTES_MAX))));
+        assert_eq!(series.error().map(|(at, why)| (at, why.len())), Some((Timestamp(1), WHY_BYTES_MAX - 1)));
+    }
+}

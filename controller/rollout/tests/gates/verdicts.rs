@@ -223,3 +223,38 @@ fn what_is_advisory_is_shown_and_does_not_decide() {
     fails.advisory = true;
     assert_eq!(overall(&[fails]), Verdict::Pass);
 }
+
+/// Exactly so many or fewer of `n`, each with probability `p`.
+fn binomial(most: u32, n: u32, p: f64) -> f64 {
+    let mut term = (f64::from(n) * (-p).ln_1p()).exp();
+    let mut sum = term;
+    for i in 1..=most {
+        term *= f64::from(n - i + 1) / f64::from(i) * p / (1.0 - p);
+        sum += term;
+    }
+    sum
+}
+
+#[test]
+fn the_tables_of_statistics_md_are_true() {
+    let text = include_str!("../../STATISTICS.md");
+    let rows: Vec<Vec<&str>> =
+        text.lines().filter_map(|l| l.strip_prefix("| ")).map(|l| l.trim_end_matches(" |").split(" | ").collect()).collect();
+    let find = |head: &str| rows.iter().find(|row| row[0] == head).expect("a row of STATISTICS.md");
+    for (bad, least) in find("requests that show < 0.1 %")[1..].iter().enumerate() {
+        let (bad, least): (u32, u32) = (bad.try_into().unwrap(), least.parse().unwrap());
+        assert!(binomial(bad, least, 0.001) <= 0.05 && binomial(bad, least - 1, 0.001) > 0.05, "{bad} bad: {least}");
+    }
+    let rates: Vec<f64> = find("requests")[1..].iter().map(|r| r.trim_end_matches(" %").parse::<f64>().unwrap() / 100.0).collect();
+    for n in [300u32, 3_000, 10_000, 30_000] {
+        for (rate, said) in rates.iter().zip(&find(&n.to_string())[1..]) {
+            // Fewer than 0.1 % bad passes.
+            let passes = 100.0 * binomial(n.div_ceil(1_000) - 1, n, *rate);
+            assert_eq!(format!("{passes:.1}"), **said, "{n} requests at {rate}");
+        }
+    }
+    // The looks of triggers.
+    assert!((1.0 - binomial(3, 300, 0.005) - 0.065).abs() < 0.001);
+    assert!((1.0 / (1.0 - binomial(7, 300, 0.005)) - 6_300.0).abs() < 300.0);
+    assert!(binomial(12, 19_440, 0.001) <= 0.05 && binomial(12, 19_440, 0.000_5) >= 0.8);
+}
