@@ -42,6 +42,7 @@ const BASELINE_LINES: usize = 5_000;
 const TICK_MS: u64 = 10;
 /// Of one entry of the journal as JSON, with all its fields.
 const JSON_BYTES_MAX: usize = 256 * 1024;
+const JOURNALCTL: &str = "journalctl";
 /// For the service manager to say where messages are.
 const WHERE: Duration = Duration::from_secs(3);
 
@@ -156,7 +157,7 @@ pub(super) async fn run(mut bench: Bench, all: Vec<Counter>) {
         counters.look_for(&bench, &installed);
         let why = match whereabouts(&bench, &installed).await {
             Ok(Messages::File { path, from }) => in_file(&mut bench, &mut counters, &subject, path, from).await,
-            Ok(Messages::Unit(unit)) => in_unit(&mut bench, &mut counters, &subject, unit).await,
+            Ok(Messages::Unit(unit)) => in_unit(&mut bench, &mut counters, &subject, unit, Path::new(JOURNALCTL)).await,
             Err(why) => Some(why),
         };
         if let Some(why) = why {
@@ -253,18 +254,18 @@ async fn in_file(bench: &mut Bench, counters: &mut Counters, subject: &Subject, 
 }
 
 /// As [`in_file`], for a unit in the host's journal.
-async fn in_unit(bench: &mut Bench, counters: &mut Counters, subject: &Subject, unit: String) -> Option<String> {
+async fn in_unit(bench: &mut Bench, counters: &mut Counters, subject: &Subject, unit: String, program: &Path) -> Option<String> {
     counters.from_start = young(subject, bench);
     let start = subject.process.filter(|_| counters.from_start).map(|process| process.started_at_unix_ms.saturating_sub(TICK_MS));
     let mut start = start.unwrap_or_else(unix_ms);
-    if let Err(why) = known_of(&unit, start, counters).await {
+    if let Err(why) = known_of(program, &unit, start, counters).await {
         return Some(why);
     }
     let mut cursor: Option<String> = None;
     counters.tell(counters.since(bench));
     loop {
         let place = cursor.as_ref().map_or_else(|| since_arg(start), |cursor| format!("--after-cursor={cursor}"));
-        let program = of_unit(&unit, &[place, "--follow".to_owned(), "--no-tail".to_owned()]);
+        let command = of_unit(program, &unit, &[place, "--follow".to_owned(), "--no-tail".to_owned()]);
         let since = counters.since(bench);
         let mut lines = Lines::of(JSON_BYTES_MAX);
         let mut sink = |bytes: &[u8]| {
@@ -272,7 +273,7 @@ async fn in_unit(bench: &mut Bench, counters: &mut Counters, subject: &Subject, 
             true
         };
         tokio::select! {
-            ran = exec::run_program(&program, Path::new("/"), Mode::Manager, None, FOLLOW, &mut sink) => match ran {
+            ran = exec::run_program(&command, Path::new("/"), Mode::Manager, None, FOLLOW, &mut sink) => match ran {
                 Err(ExecError::Timeout { .. }) => continue,
                 Ok(ran) => return Some(format!("journalctl → {}; it said: {}", ran.end, ran.output)),
                 Err(error) => return Some(format!("cannot read the journal: {}", chain(&error))),
@@ -296,15 +297,15 @@ async fn in_unit(bench: &mut Bench, counters: &mut Counters, subject: &Subject, 
 }
 
 /// Reads what the unit said before; that it can be read at all is known then.
-async fn known_of(unit: &str, start: u64, counters: &mut Counters) -> Result<(), String> {
+async fn known_of(program: &Path, unit: &str, start: u64, counters: &mut Counters) -> Result<(), String> {
     let until = format!("--until=@{}.{:03}", start / 1_000, start % 1_000);
-    let program = of_unit(unit, &[since_arg(start.saturating_sub(BASELINE_MS)), until, format!("--lines={BASELINE_LINES}")]);
+    let command = of_unit(program, unit, &[since_arg(start.saturating_sub(BASELINE_MS)), until, format!("--lines={BASELINE_LINES}")]);
     let mut lines = Lines::of(JSON_BYTES_MAX);
     let mut sink = |bytes: &[u8]| {
         lines.take(bytes, &mut |line| of_json(line, &mut None, &mut |entry| counters.know(entry)));
         true
     };
-    match exec::run_program(&program, Path::new("/"), Mode::Manager, None, BEFORE, &mut sink).await {
+    match exec::run_program(&command, Path::new("/"), Mode::Manager, None, BEFORE, &mut sink).await {
         // No entry is not an error, whatever the version.
         Ok(ran) if ran.success || ran.output.is_empty() => Ok(()),
         Ok(ran) => Err(format!("journalctl → {}; it said: {}", ran.end, ran.output)),
@@ -312,10 +313,10 @@ async fn known_of(unit: &str, start: u64, counters: &mut Counters) -> Result<(),
     }
 }
 
-fn of_unit(unit: &str, args: &[String]) -> Program {
+fn of_unit(program: &Path, unit: &str, args: &[String]) -> Program {
     // With --all, a long message is not left out.
     let form = ["--output=json", "--output-fields=MESSAGE,PRIORITY", "--all"].map(str::to_owned);
-    journalctl(unit, &[form.as_slice(), args].concat())
+    Program { path: program.to_owned(), ..journalctl(unit, &[form.as_slice(), args].concat()) }
 }
 
 /// An entry as journalctl writes it.
@@ -358,6 +359,108 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> +
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::tests::{context, installed, scratch};
+    use crate::observe::board::{Board, Wanted};
+    use crate::service::{Process, Services};
+    use crate::slot::Slot;
+    use std::sync::Arc;
+    use tokio::sync::watch;
+
+    /// What the host's journal tells of a unit, and what it was asked for.
+    const SCRIPT: &str = r#"#!/bin/sh
+echo "$*" >>"$0.asked"
+say() { printf '{"__CURSOR":"%s","PRIORITY":"%s","MESSAGE":"%s"}\n' "$1" "$2" "$3"; }
+case "$*" in
+*--until=*) say c0 3 'request 1 failed' ;;
+*--after-cursor=c2*) say c3 6 'still here'; exec sleep 600 ;;
+*--since=*) [ -e "$0.next" ] || { say c1 3 'request 2 failed'; say c2 2 'no disk'; }; exec sleep 600 ;;
+esac
+"#;
+
+    #[tokio::test]
+    async fn the_journal_is_followed_from_a_cursor_and_from_the_start_of_each_process() {
+        let dir = scratch();
+        let script = dir.path().join("journalctl");
+        std::fs::write(&script, SCRIPT).unwrap();
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let beside = |end: &str| PathBuf::from(format!("{}.{end}", script.display()));
+        let ctx = Arc::new(context(dir.path()));
+        let it = Arc::new(installed(dir.path(), "1", &[], Service::Systemd("shop-api.service".into())));
+        let me = Process::find(std::process::id()).unwrap();
+        let old = Process { started_at_unix_ms: 1_000_000, ..me };
+        let subject = Subject { seen: true, installed: Some(it.clone()), process: Some(old), restarts: 0, moving: false };
+        let (show, shown) = watch::channel(subject.clone());
+        let board = Arc::new(Board::default());
+        let slot = Slot::plain("api".parse().unwrap());
+        let kinds = [("critical", JournalWhat::Critical), ("new", JournalWhat::NewErrors)];
+        board.arrange(vec![Wanted {
+            slot: slot.clone(),
+            every: Duration::from_secs(300),
+            metrics: kinds.iter().map(|(m, _)| ((*m).to_owned(), false)).collect(),
+        }]);
+        let counter =
+            |(m, what): (&str, JournalWhat)| Counter::new(Teller::new(board.clone(), slot.clone(), m.to_owned()), what, Vec::new());
+        let mut counters = Counters { all: kinds.map(counter).into(), release: Some(it.dir.clone()), from_start: false };
+        let mut bench = Bench::new(ctx.clone(), Services::observing(ctx), shown, Duration::from_secs(300));
+        bench.another(&subject);
+        counters.look_for(&bench, &it);
+        let (first, path) = (subject.clone(), script.clone());
+        let following = tokio::spawn(async move { in_unit(&mut bench, &mut counters, &first, "shop-api.service".into(), &path).await });
+        let until = |wanted: [u64; 2]| {
+            let board = board.clone();
+            async move {
+                let look = async {
+                    let wanted = wanted.map(Reading::Count);
+                    while board.samples()[0].readings.iter().map(|r| r.reading.clone()).ne(wanted.clone()) {
+                        sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                timeout(Duration::from_secs(20), look).await.unwrap_or_else(|_| panic!("{wanted:?}: {:?}", board.samples()));
+            }
+        };
+        let asked = |count: usize| {
+            let path = beside("asked");
+            async move {
+                let look = async {
+                    loop {
+                        let lines: Vec<String> = std::fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned).collect();
+                        if lines.len() >= count {
+                            return lines;
+                        }
+                        sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                timeout(Duration::from_secs(20), look).await.unwrap()
+            }
+        };
+        // `request # failed` was there before; priority err is an error, crit is one and critical.
+        until([1, 1]).await;
+        // The swap goes on: the same process, so the reader goes on behind its last message.
+        show.send_replace(Subject { moving: true, ..subject.clone() });
+        let lines = asked(3).await;
+        assert!(lines.iter().all(|line| line.starts_with("_SYSTEMD_UNIT=shop-api.service ")), "{lines:?}");
+        assert!(lines[0].contains("--until=@") && !lines[0].contains("--follow"), "{lines:?}");
+        assert!(lines[1].contains("--since=@") && lines[1].contains("--follow"), "{lines:?}");
+        assert!(lines[2].contains("--after-cursor=c2") && !lines[2].contains("--since"), "{lines:?}");
+        until([1, 1]).await;
+        // Another process: zero, and everything since its start.
+        std::fs::write(beside("next"), "").unwrap();
+        show.send_replace(Subject { process: Some(me), ..subject.clone() });
+        until([0, 0]).await;
+        let from = me.started_at_unix_ms - TICK_MS;
+        assert!(asked(4).await[3].contains(&since_arg(from)));
+        assert_eq!(board.samples()[0].readings[0].since_unix_ms.max(me.started_at_unix_ms), board.samples()[0].readings[0].since_unix_ms);
+        // Nothing is installed any more.
+        show.send_replace(Subject { seen: true, ..Subject::default() });
+        assert_eq!(timeout(Duration::from_secs(20), following).await.unwrap().unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_cannot_be_read_says_so() {
+        let mut none = Counters { all: Vec::new(), release: None, from_start: false };
+        let error = known_of(Path::new("/nonexistent/journalctl"), "x.service", 5, &mut none).await.unwrap_err();
+        assert!(error.contains("cannot read the journal") && error.contains("/nonexistent/journalctl"), "{error}");
+    }
 
     #[test]
     fn entries_of_the_journal_are_read() {
