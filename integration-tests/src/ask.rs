@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
@@ -20,6 +20,8 @@ use crate::wait::{Look, wait_until};
 
 /// For any command, also one that waits for a rollout.
 const COMMAND_WITHIN: Duration = Duration::from_secs(180);
+/// For what is still reported of a rollout after it ended.
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 /// For one request to a service.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
@@ -261,13 +263,23 @@ impl Operator {
     /// # Errors
     /// It does not come.
     pub fn wait_status<T>(&self, id: &str, what: &str, within: Duration, look: impl Fn(&Value) -> Option<T>) -> anyhow::Result<T> {
+        let mut ended: Option<Instant> = None;
         wait_until(&format!("{what} in rollout {id}"), within, || {
             let output = self.cli(&["rollout", "status", id, "--output", "json"])?;
             if output.code != 0 {
                 return Ok(Look::NotYet(output.to_string()));
             }
             let status = output.json()?;
-            Ok(Look::from_option(look(&status), || format!("{status:#}")))
+            let found = look(&status);
+            // From these nothing leads on by itself; reports may still come in.
+            let over = ["refused", "rolled-back", "completed"].iter().any(|state| status["state"] == *state);
+            let since = *ended.get_or_insert_with(Instant::now);
+            if !over {
+                ended = None;
+            } else if found.is_none() && since.elapsed() > SETTLED_WITHIN {
+                bail!("it has ended: {status:#}");
+            }
+            Ok(Look::from_option(found, || format!("{status:#}")))
         })
     }
 
