@@ -35,6 +35,8 @@ pub struct Session {
     pub id: u64,
     /// Of the key it came with.
     pub spki: Digest,
+    /// Of the messages: what it can be asked.
+    pub version: u16,
     /// Which machine and which installation.
     pub agent: AgentFacts,
     /// What it is to be told.
@@ -194,7 +196,14 @@ impl Registry {
     ///
     /// # Errors
     /// [`NotAdmitted`].
-    pub fn open(&mut self, name: &HostName, spki: Digest, agent: AgentFacts, outbox: Arc<Outbox>) -> Result<(u64, Opened), NotAdmitted> {
+    pub fn open(
+        &mut self,
+        name: &HostName,
+        spki: Digest,
+        version: u16,
+        agent: AgentFacts,
+        outbox: Arc<Outbox>,
+    ) -> Result<(u64, Opened), NotAdmitted> {
         let host = self.hosts.get_mut(name).ok_or_else(|| NotAdmitted::Unknown(name.clone()))?;
         if host.revoked {
             return Err(NotAdmitted::Revoked(name.clone()));
@@ -213,7 +222,7 @@ impl Registry {
             return Err(NotAdmitted::TooMany(name.clone()));
         }
         self.next_session += 1;
-        host.sessions.push(Session { id: self.next_session, spki, agent, outbox, unheard: None });
+        host.sessions.push(Session { id: self.next_session, spki, version, agent, outbox, unheard: None });
         Ok((self.next_session, if host.conflict() { Opened::Conflict } else { Opened::Alone }))
     }
 

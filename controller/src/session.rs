@@ -120,8 +120,15 @@ impl Sessions {
 
         let outbox = Arc::new(Outbox::default());
         let (reply, answer) = oneshot::channel();
-        let input =
-            Input::Hello { host: host.clone(), spki: identity.spki_sha256, agent, report: Box::new(report), outbox: outbox.clone(), reply };
+        let input = Input::Hello {
+            host: host.clone(),
+            spki: identity.spki_sha256,
+            version,
+            agent,
+            report: Box::new(report),
+            outbox: outbox.clone(),
+            reply,
+        };
         self.core.send(input).await.map_err(|_| Ended::Stopping)?;
         let Admitted { session, labels } = match answer.await.map_err(|_| Ended::Stopping)? {
             Ok(admitted) => admitted,

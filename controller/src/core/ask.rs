@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use tidegate_protocol::limits::LABELS_MAX;
+use tidegate_protocol::message::VERSION_WATCH;
 use tidegate_protocol::{ComponentName, Digest, Generation, HostName, RolloutId, Timestamp};
+use tidegate_rollout::gate::MetricSource;
 use tidegate_rollout::selector::label_word_ok;
 use tidegate_rollout::status::{StatusDoc, explain, status};
 use tidegate_rollout::{Event, FleetHost, Plan, Rollout, RolloutState, Selector, Verb};
@@ -227,11 +229,12 @@ impl State {
             }
         }
         let offline: Vec<&str> = hosts.iter().filter(|h| h.action == "change" && !h.online).map(|h| h.host.as_str()).collect();
-        let readiness = vec![ReadinessDoc {
+        let mut readiness = vec![ReadinessDoc {
             name: "every host that changes is in contact".into(),
             ok: offline.is_empty(),
             observed: if offline.is_empty() { "all are".into() } else { format!("not in contact: {}", offline.join(", ")) },
         }];
+        readiness.extend(self.can_measure(&plan));
         json(&PlanDoc {
             schema: SCHEMA,
             plan_digest: plan.digest(),
@@ -268,6 +271,22 @@ impl State {
         let rollout = Rollout::start(id.clone(), plan, origins, by, |host| self.registry.lost_since(host), now);
         self.insert(rollout);
         json(&StartDoc { id, plan_digest, attached: false })
+    }
+
+    /// Agents of an older version neither measure nor switch.
+    fn can_measure(&self, plan: &Plan) -> Option<ReadinessDoc> {
+        let measured = plan.gating.metrics.values().any(|m| matches!(m.source, MetricSource::Agent { .. }));
+        if !measured && plan.blue_green.is_none() {
+            return None;
+        }
+        let old = |host: &HostName| {
+            let session = self.registry.get(host).and_then(|h| h.session());
+            session.filter(|s| s.version < VERSION_WATCH).map(|s| format!("{host} ({})", s.agent.version))
+        };
+        let mut names: Vec<String> = plan.targets().filter_map(|(host, _)| old(host)).collect();
+        names.dedup();
+        let observed = if names.is_empty() { "all in contact can".into() } else { format!("too old, upgrade them: {}", names.join(", ")) };
+        Some(ReadinessDoc { name: "every agent can do what the plan asks of it".into(), ok: names.is_empty(), observed })
     }
 
     /// A rollout that holds one of the plan's targets. One that only watches does not.

@@ -6,6 +6,8 @@
 //! is ahead of the journal. Must not: decide how a rollout goes, do I/O itself.
 
 mod ask;
+#[cfg(test)]
+mod gate_tests;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -49,6 +51,8 @@ pub enum Input {
         host: HostName,
         /// Its key.
         spki: Digest,
+        /// Of the messages, as agreed on.
+        version: u16,
         /// Which machine and which installation.
         agent: AgentFacts,
         /// Observed state.

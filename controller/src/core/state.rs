@@ -154,8 +154,8 @@ impl State {
     /// Takes an input in. `true` = stop once it is settled.
     pub fn handle(&mut self, now: Timestamp, input: Input) -> bool {
         match input {
-            Input::Hello { host, spki, agent, report, outbox, reply } => {
-                let opened = self.registry.open(&host, spki, agent, outbox);
+            Input::Hello { host, spki, version, agent, report, outbox, reply } => {
+                let opened = self.registry.open(&host, spki, version, agent, outbox);
                 let answer = opened.map(|(session, opened)| self.opened(now, &host, session, opened, *report));
                 // After the batch, so that a welcome never goes ahead of what it stands on.
                 self.batch.replies.push(Box::new(move || drop(reply.send(answer))));

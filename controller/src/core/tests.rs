@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tidegate_protocol::message::VERSION_WATCH;
 use tidegate_protocol::report::{AgentFacts, HostFacts, Progress, Running, ServiceState};
 use tidegate_protocol::{
     Assignment, BootId, ComponentReport, Digest, Generation, HostName, Intent, Phase, Release, ReleaseRef, Report, RolloutId, Timestamp,
@@ -16,6 +17,7 @@ use crate::operator::doc::{PlanDoc, StartDoc};
 use crate::operator::msg::{ErrorCode, Request};
 use crate::outbox::{Outbox, Word};
 use crate::registry::NotAdmitted;
+use crate::sources::Wanted;
 use crate::store::{HostRow, Loaded, NewRecord};
 
 pub(super) fn manifest(version: &str) -> (ReleaseRef, Release) {
@@ -31,13 +33,13 @@ pub(super) fn manifest(version: &str) -> (ReleaseRef, Release) {
     (ReleaseRef { id: release.id(), manifest: Digest::of(text.as_bytes()) }, release)
 }
 
-fn prepared(version: &str, extra: &str) -> Box<Prepared> {
+pub(super) fn prepared(version: &str, extra: &str) -> Box<Prepared> {
     let text = format!("release = \"shop@{version}\"\nhosts = {{ api = \"role=api\" }}\nstrategy = \"rolling\"\n{extra}");
     let (release, manifest) = manifest(version);
     Box::new(Prepared { spec: Spec::parse(&text, "plan.toml").unwrap(), release, manifest, drill: None })
 }
 
-fn row(name: &str) -> HostRow {
+pub(super) fn row(name: &str) -> HostRow {
     HostRow {
         name: name.parse().unwrap(),
         labels: BTreeMap::from([("role".into(), "api".into())]),
@@ -62,7 +64,7 @@ fn agent(boot: &str, instance: u64) -> AgentFacts {
     AgentFacts { version: "1".into(), boot_id: boot.parse::<BootId>().unwrap(), instance, arch: "x86_64".into() }
 }
 
-fn report(components: Vec<ComponentReport>) -> Report {
+pub(super) fn report(components: Vec<ComponentReport>) -> Report {
     Report { sequence: 1, host: HostFacts::default(), components }
 }
 
@@ -114,30 +116,32 @@ pub(crate) fn started(rollout: &str) -> NewRecord {
     fleet.journal.into_iter().find(|r| matches!(r.record, Record::Started { .. })).unwrap()
 }
 
-fn id(text: &str) -> RolloutId {
+pub(super) fn id(text: &str) -> RolloutId {
     text.parse().unwrap()
 }
 
-struct Fleet {
-    state: State,
-    now: Timestamp,
-    journal: Vec<NewRecord>,
-    sent: Vec<(HostName, Assignment)>,
-    watched: Vec<(HostName, Vec<Watch>)>,
+pub(super) struct Fleet {
+    pub(super) state: State,
+    pub(super) now: Timestamp,
+    pub(super) journal: Vec<NewRecord>,
+    pub(super) sent: Vec<(HostName, Assignment)>,
+    pub(super) watched: Vec<(HostName, Vec<Watch>)>,
+    /// As published last.
+    pub(super) fetches: Option<Vec<Wanted>>,
 }
 
 impl Fleet {
-    fn new(hosts: &[&str]) -> Self {
+    pub(super) fn new(hosts: &[&str]) -> Self {
         let loaded = Loaded { epoch: 1, hosts: hosts.iter().map(|h| row(h)).collect(), ..Loaded::default() };
-        Self { state: State::restore(loaded), now: Timestamp(1_000_000), journal: vec![], sent: vec![], watched: vec![] }
+        Self { state: State::restore(loaded), now: Timestamp(1_000_000), journal: vec![], sent: vec![], watched: vec![], fetches: None }
     }
 
-    fn input(&mut self, input: Input) {
+    pub(super) fn input(&mut self, input: Input) {
         assert!(!self.state.handle(self.now, input));
         self.settle();
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let outcome = self.state.settle(self.now);
         let first = self.journal.len() as u64 + 1;
         let touched: Vec<RolloutId> = outcome.records.iter().map(|r| r.rollout.clone()).collect();
@@ -151,34 +155,43 @@ impl Fleet {
             }
         }
         self.state.send(outcome.sends);
+        self.fetches = outcome.fetches.or(self.fetches.take());
         outcome.replies.into_iter().for_each(|reply| reply());
     }
 
-    fn ask(&mut self, request: Request, prepared: Option<Box<Prepared>>) -> Answer {
+    pub(super) fn ask(&mut self, request: Request, prepared: Option<Box<Prepared>>) -> Answer {
         let (reply, mut answer) = oneshot::channel();
         self.input(Input::Ask { by: "admin".into(), request, prepared, reply });
         answer.try_recv().unwrap()
     }
 
-    fn start(&mut self, version: &str, run_id: Option<&str>) -> Result<StartDoc, crate::operator::msg::ErrorDoc> {
+    pub(super) fn start(&mut self, version: &str, run_id: Option<&str>) -> Result<StartDoc, crate::operator::msg::ErrorDoc> {
         let request = Request::RolloutStart { spec_text: String::new(), file_name: String::new(), run_id: run_id.map(id), confirm: None };
         self.ask(request, Some(prepared(version, ""))).map(|json| serde_json::from_str(&json).unwrap())
     }
 
-    fn hello(&mut self, name: &str, spki: Digest, agent: AgentFacts) -> (Result<Admitted, NotAdmitted>, Arc<Outbox>) {
+    pub(super) fn hello(&mut self, name: &str, spki: Digest, agent: AgentFacts) -> (Result<Admitted, NotAdmitted>, Arc<Outbox>) {
         let outbox = Arc::new(Outbox::default());
         let (reply, mut answer) = oneshot::channel();
         let host = name.parse().unwrap();
-        self.input(Input::Hello { host, spki, agent, report: Box::new(report(vec![])), outbox: outbox.clone(), reply });
+        self.input(Input::Hello {
+            host,
+            spki,
+            version: VERSION_WATCH,
+            agent,
+            report: Box::new(report(vec![])),
+            outbox: outbox.clone(),
+            reply,
+        });
         (answer.try_recv().unwrap(), outbox)
     }
 
-    fn online(&mut self, name: &str) -> u64 {
+    pub(super) fn online(&mut self, name: &str) -> u64 {
         self.hello(name, key(name), agent("boot", 1)).0.unwrap().session
     }
 
     /// Lets every host obey until nothing more is said.
-    fn obey(&mut self, sessions: &BTreeMap<HostName, u64>) {
+    pub(super) fn obey(&mut self, sessions: &BTreeMap<HostName, u64>) {
         while !self.sent.is_empty() {
             for (host, assignment) in std::mem::take(&mut self.sent) {
                 let Some(session) = sessions.get(&host) else { continue };
@@ -188,16 +201,16 @@ impl Fleet {
         }
     }
 
-    fn state_of(&self, rollout: &RolloutId) -> RolloutState {
+    pub(super) fn state_of(&self, rollout: &RolloutId) -> RolloutState {
         self.state.rollouts[rollout].rollout.state()
     }
 
-    fn verb(&mut self, rollout: &RolloutId, verb: Verb) -> Answer {
+    pub(super) fn verb(&mut self, rollout: &RolloutId, verb: Verb) -> Answer {
         self.ask(Request::RolloutVerb { id: rollout.clone(), verb, reason: String::new() }, None)
     }
 }
 
-fn host(name: &str) -> HostName {
+pub(super) fn host(name: &str) -> HostName {
     name.parse().unwrap()
 }
 
@@ -287,7 +300,7 @@ fn a_journal_refolded_says_the_same_assignments_again() {
         rollouts: vec![crate::store::LoadedRollout { id: started.id.clone(), first_seq: 1, last_seq: 9, records }],
         ..Loaded::default()
     };
-    let mut again = Fleet { state: State::restore(loaded), now: fleet.now, journal: vec![], sent: vec![], watched: vec![] };
+    let mut again = Fleet { state: State::restore(loaded), now: fleet.now, journal: vec![], sent: vec![], watched: vec![], fetches: None };
     again.state.returned(again.now);
     again.settle();
     assert!(again.journal.iter().any(|r| r.record == Record::Returned));
@@ -371,7 +384,8 @@ fn a_word_of_before_a_restart_proves_nothing_and_a_restart_is_no_silence() {
     // Its row was written long ago: it may have been moved on since.
     let stale = HostRow { last_report, last_seen: Some(Timestamp(1)), ..row("a") };
     let loaded = Loaded { epoch: 1, hosts: vec![stale], ..Loaded::default() };
-    let mut again = Fleet { state: State::restore(loaded), now: Timestamp(9_000_000), journal: vec![], sent: vec![], watched: vec![] };
+    let mut again =
+        Fleet { state: State::restore(loaded), now: Timestamp(9_000_000), journal: vec![], sent: vec![], watched: vec![], fetches: None };
     again.state.returned(again.now);
     assert_eq!(actions(&mut again), ["change"]);
     let two = again.start("1", None).unwrap();
