@@ -271,8 +271,8 @@ fn limit_words(test: &Test, metric: &Metric, bound: Bound, against: Option<&Agai
 /// - error: a source cannot be read; nothing else is looked at.
 /// - inconclusive: too few samples, nothing to compare with, or it does not hold
 ///   and no trigger says roll back.
-/// - fail: it does not hold, and neither does what a trigger allows; or a count
-///   that only grows is beyond its limit.
+/// - fail: it does not hold, and is beyond what a trigger allows, beyond doubt; or
+///   a count that only grows is beyond its limit.
 /// - pass: it holds, for the changed hosts together and for each that can be
 ///   judged alone.
 #[must_use]
@@ -322,11 +322,11 @@ pub fn judge(criterion: &Criterion, metric: &Metric, exhibit: &Exhibit) -> Judge
         out.reason = format!("{name} has no value yet");
         return out;
     };
-    let verdict = verdict_of(criterion, metric, exhibit, &pooled, &changed.0, changed.1, false);
+    let verdict = verdict_of(criterion, metric, exhibit, &pooled, changed);
     let mut worst = (verdict, pooled, None);
     // A group of one host is that host.
     for host in exhibit.hosts.iter().filter(|_| exhibit.hosts.len() > 1) {
-        let (tally, over) = &host.window;
+        let (tally, _) = &host.window;
         if !enough(metric, tally, criterion.min_samples, true) {
             continue;
         }
@@ -334,7 +334,7 @@ pub fn judge(criterion: &Criterion, metric: &Metric, exhibit: &Exhibit) -> Judge
         if seen.holds || seen.bound.surely(tally, metric.kind, false) == Some(false) {
             continue;
         }
-        let verdict = verdict_of(criterion, metric, exhibit, &seen, tally, *over, true);
+        let verdict = verdict_of(criterion, metric, exhibit, &seen, &host.window);
         let worse = match &worst {
             (than, ..) if verdict != *than => verdict > *than,
             // The pooled value says it already.
@@ -359,7 +359,7 @@ fn distance(seen: &Seen) -> f64 {
     (seen.value - seen.bound.limit).abs()
 }
 
-fn verdict_of(criterion: &Criterion, metric: &Metric, exhibit: &Exhibit, seen: &Seen, tally: &Tally, over: Millis, alone: bool) -> Verdict {
+fn verdict_of(criterion: &Criterion, metric: &Metric, exhibit: &Exhibit, seen: &Seen, window: &(Tally, Millis)) -> Verdict {
     if seen.holds {
         return Verdict::Pass;
     }
@@ -370,8 +370,9 @@ fn verdict_of(criterion: &Criterion, metric: &Metric, exhibit: &Exhibit, seen: &
     }
     let Some(test) = &criterion.fails_beyond else { return Verdict::Inconclusive };
     let Ok(reference) = against(test, metric, exhibit, criterion.min_samples) else { return Verdict::Inconclusive };
-    let fails = holds(test, metric, reference.as_ref(), &(tally.clone(), over), alone).is_some();
-    if fails { Verdict::Fail } else { Verdict::Inconclusive }
+    // A gate is looked at again and again, with fewer samples than its trigger may
+    // want: what takes a rollout back must not be chance.
+    if holds(test, metric, reference.as_ref(), window, true).is_some() { Verdict::Fail } else { Verdict::Inconclusive }
 }
 
 /// Whether a trigger's test holds, for one host alone beyond doubt.
@@ -401,22 +402,24 @@ fn reason(
     let head = format!("{}{whom} is {value}{unit}{from}; wanted {limit}", criterion.metric);
     match (verdict, &criterion.fails_beyond) {
         (Verdict::Pass | Verdict::Error, _) => head,
-        (Verdict::Fail, Some(test)) if metric.kind != Kind::Count => {
-            format!("{head}; beyond the rollback limit {}", trigger_words(test, metric, exhibit))
-        }
-        (Verdict::Fail, _) => format!("{head}; it cannot come down again"),
-        (Verdict::Inconclusive, Some(test)) => format!("{head}; not beyond the rollback limit {}", trigger_words(test, metric, exhibit)),
-        (Verdict::Inconclusive, None) => format!("{head}; no trigger says roll back"),
+        (Verdict::Fail, _) if metric.kind == Kind::Count => format!("{head}; it cannot come down again"),
+        (Verdict::Fail | Verdict::Inconclusive, Some(test)) => format!("{head}; {}", back_words(test, metric, exhibit, seen, verdict)),
+        (Verdict::Fail | Verdict::Inconclusive, None) => format!("{head}; no trigger says roll back"),
     }
 }
 
-fn trigger_words(test: &Test, metric: &Metric, exhibit: &Exhibit) -> String {
-    match against(test, metric, exhibit, 0) {
-        Ok(reference) => {
-            let (bound, _) = bounds(test, metric, reference.as_ref(), u64::MAX);
-            limit_words(test, metric, bound, reference.as_ref())
-        }
-        Err(why) => why,
+/// How a value lies to the limit at which a rollout goes back.
+fn back_words(test: &Test, metric: &Metric, exhibit: &Exhibit, seen: &Seen, verdict: Verdict) -> String {
+    let reference = match against(test, metric, exhibit, 0) {
+        Ok(reference) => reference,
+        Err(why) => return format!("how bad is too bad cannot be said: {why}"),
+    };
+    let (bound, _) = bounds(test, metric, reference.as_ref(), seen.samples);
+    let limit = limit_words(test, metric, bound, reference.as_ref());
+    match (verdict, bound.holds(seen.value)) {
+        (Verdict::Fail, _) => format!("beyond the rollback limit {limit}"),
+        (_, true) => format!("beyond the rollback limit {limit}, which may be chance"),
+        (_, false) => format!("not beyond the rollback limit {limit}"),
     }
 }
 

@@ -43,6 +43,12 @@ fn an_error_rate_between_the_limits_is_inconclusive() {
             Verdict::Inconclusive,
             "m is 0.5%, from 3000 requests; wanted < 0.1%; not beyond the rollback limit > 1%",
         ),
+        (
+            &strict,
+            seen(ratio(40, 3_000)),
+            Verdict::Inconclusive,
+            "m is 1.33%, from 3000 requests; wanted < 0.1%; beyond the rollback limit > 1%, which may be chance",
+        ),
         (&strict, seen(ratio(60, 3_000)), Verdict::Fail, "m is 2%, from 3000 requests; wanted < 0.1%; beyond the rollback limit > 1%"),
         (&alone, seen(ratio(60, 3_000)), Verdict::Inconclusive, "m is 2%, from 3000 requests; wanted < 0.1%; no trigger says roll back"),
         (&strict, seen(ratio(0, 2_999)), Verdict::Inconclusive, "m: 2999 requests, 3000 are needed"),

@@ -223,8 +223,14 @@ impl<'a> Sources<'a> {
             let at = format!("metrics.{name}");
             let word = name.starts_with(|c: char| c.is_ascii_lowercase())
                 && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-');
-            if !word || name.len() > limits::METRIC_NAME_BYTES_MAX || matches!(name.as_str(), "stable" | "no_degradation" | "declared") {
-                return Err(refused(at, "a metric's name is a word of a-z, 0-9, _ and -, at most 64 bytes, and not a word of conditions"));
+            if !word
+                || name.len() > limits::METRIC_NAME_BYTES_MAX
+                || matches!(name.as_str(), "stable" | "no_degradation" | "declared" | "smoke")
+            {
+                return Err(refused(
+                    at,
+                    "a metric's name is a word of a-z, 0-9, _ and -, at most 64 bytes, and not stable, no_degradation, declared or smoke",
+                ));
             }
             let (source, known) = takes(block.source);
             if let Some(key) = keys(block).into_iter().find(|key| !known.contains(key)) {
