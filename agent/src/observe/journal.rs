@@ -146,15 +146,19 @@ pub(super) async fn run(mut bench: Bench, all: Vec<Counter>) {
     let mut counters = Counters { all, release: None, from_start: false };
     loop {
         let subject = bench.now();
-        bench.another(&subject);
+        let another = bench.another(&subject);
         let Some(installed) = subject.installed.clone() else {
             // Nothing has said anything.
             counters.all.iter().for_each(|counter| counter.teller.tell(bench.since(), Reading::Count(0), None));
             bench.changed().await;
             continue;
         };
-        counters.release = Some(installed.dir.clone());
-        counters.look_for(&bench, &installed);
+        if another {
+            counters.begin(&bench, &installed).await;
+        } else {
+            counters.release = Some(installed.dir.clone());
+            counters.look_for(&bench, &installed);
+        }
         let why = match whereabouts(&bench, &installed).await {
             Ok(Messages::File { path, from }) => in_file(&mut bench, &mut counters, &subject, path, from).await,
             Ok(Messages::Unit(unit)) => in_unit(&mut bench, &mut counters, &subject, unit, Path::new(JOURNALCTL)).await,

@@ -391,6 +391,17 @@ async fn messages_of_a_log_are_counted_once_and_anew_for_each_process() {
     bed.append("ERROR 6 fresh\nERROR 1 other\nlost\npanic: of no release's words\n");
     bed.until("new", |r| r.reading == Reading::Count(1) && r.note.as_deref() == Some("ERROR 1 other")).await;
     bed.counts("critical", 1).await;
+
+    // Taken away, and back with another process: zero again.
+    bed.show.send_replace(Subject { seen: true, ..Subject::default() });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let fourth = Sleeper::start();
+    bed.show.send_replace(Subject { seen: true, installed: Some(one), process: Some(fourth.process()), restarts: 1, moving: false });
+    bed.until("critical", |r| r.reading == Reading::Count(0) && r.since_unix_ms >= fourth.process().started_at_unix_ms).await;
+    bed.append("lost\n");
+    bed.counts("critical", 1).await;
 }
 
 #[tokio::test]

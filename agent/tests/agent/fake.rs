@@ -9,7 +9,8 @@ use std::time::Duration;
 use tidegate_net::{Accepted, Admission, Ca, FrameReceiver, FrameSender, Identity, Peer, Token, accept, server};
 use tidegate_protocol::limits::CONTROL_FRAME_BYTES_MAX;
 use tidegate_protocol::message::{EnrollReply, EnrollRequest, FetchHeader, FetchRequest, ToAgent, ToController, VERSION_WATCH};
-use tidegate_protocol::{Assignment, ComponentReport, Digest, Report, Side, SideAssignment, SidesReport, SwitchOrder};
+use tidegate_protocol::metric::MetricReading;
+use tidegate_protocol::{Assignment, ComponentReport, Digest, Report, Samples, Side, SideAssignment, SidesReport, SwitchOrder, Watch};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::timeout;
 
@@ -25,6 +26,7 @@ pub(crate) struct FakeController {
     secrets: Arc<Mutex<Vec<String>>>,
     reports: watch::Receiver<Option<Report>>,
     sides: watch::Receiver<Vec<SidesReport>>,
+    samples: watch::Receiver<Vec<Samples>>,
     standing: Arc<Mutex<BTreeMap<String, ToAgent>>>,
     orders: broadcast::Sender<ToAgent>,
     endpoint: tidegate_net::quinn::Endpoint,
@@ -45,6 +47,7 @@ impl FakeController {
         let addr = endpoint.local_addr().unwrap();
         let (report, reports) = watch::channel(None);
         let (sided, sides) = watch::channel(Vec::new());
+        let (sampled, samples) = watch::channel(Vec::new());
         let (orders, _) = broadcast::channel(64);
         let this = Self {
             addr,
@@ -53,6 +56,7 @@ impl FakeController {
             secrets: Arc::default(),
             reports,
             sides,
+            samples,
             standing: Arc::default(),
             orders,
             endpoint: endpoint.clone(),
@@ -64,7 +68,7 @@ impl FakeController {
         tokio::spawn(async move { accept(&endpoint, &Admission::default(), &out).await });
         let (ca, secrets, depot) = (this.ca.clone(), this.secrets.clone(), this.depot.clone());
         let (standing, orders) = (this.standing.clone(), this.orders.clone());
-        let told = Told { report: Arc::new(report), sided: Arc::new(sided) };
+        let told = Told { report: Arc::new(report), sided: Arc::new(sided), sampled: Arc::new(sampled) };
         tokio::spawn(async move {
             while let Some(Accepted { connection, peer }) = accepted.recv().await {
                 match peer {
@@ -140,6 +144,21 @@ impl FakeController {
         self.say(format!("~{}", order.component), ToAgent::Switch(order.clone()));
     }
 
+    /// The same for what shall be measured, whole.
+    pub(crate) fn watch(&self, watches: Vec<Watch>) {
+        self.say("~~watch".to_owned(), ToAgent::Watch(watches));
+    }
+
+    /// Waits until a metric of the host is as wanted.
+    pub(crate) async fn until_reading(&self, metric: &str, wanted: impl Fn(&MetricReading) -> bool) -> MetricReading {
+        let mut samples = self.samples.clone();
+        let found = |samples: &Vec<Samples>| samples.iter().flat_map(|s| &s.readings).find(|r| r.metric == metric && wanted(r)).cloned();
+        match timeout(PATIENCE, samples.wait_for(|samples| found(samples).is_some())).await {
+            Ok(samples) => found(&samples.unwrap()).unwrap(),
+            Err(_) => panic!("{metric} did not come; last seen: {:#?}", self.samples.borrow()),
+        }
+    }
+
     fn say(&self, about: String, order: ToAgent) {
         self.standing.lock().unwrap().insert(about, order.clone());
         let _ = self.orders.send(order);
@@ -195,6 +214,7 @@ async fn enroll(connection: tidegate_net::quinn::Connection, ca: Arc<Ca>, secret
 struct Told {
     report: Arc<watch::Sender<Option<Report>>>,
     sided: Arc<watch::Sender<Vec<SidesReport>>>,
+    sampled: Arc<watch::Sender<Vec<Samples>>>,
 }
 
 async fn control(
@@ -218,7 +238,8 @@ async fn control(
             match message {
                 ToController::Report(report) => drop(told.report.send_replace(Some(report))),
                 ToController::Sides(sides) => drop(told.sided.send_replace(sides)),
-                _ => {}
+                ToController::Samples(samples) => drop(told.sampled.send_replace(samples)),
+                ToController::Hello { .. } => {}
             }
         }
     };

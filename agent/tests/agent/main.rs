@@ -5,5 +5,6 @@ mod basics;
 mod disk;
 mod fake;
 mod host;
+mod observe;
 mod rounds;
 mod sides;
