@@ -237,12 +237,16 @@ impl Series {
     }
 
     /// Growth since `from`, and over how long: from the last reading at or before
-    /// it, a pinned one if there is one, else from the first one after it. None as
-    /// long as nothing was heard since `from`.
+    /// it, a pinned one if there is one, else from the first one after it; of what
+    /// counts from zero all of it, where the first reading came at `from` or later.
+    /// None as long as nothing was heard since `from`.
     #[must_use]
     pub fn since(&self, from: Timestamp) -> Option<(Tally, Millis)> {
         let last = self.points.last().filter(|last| last.at >= from)?;
         let before = self.points.iter().rev().find(|p| p.at <= from);
+        // What a new process said first, at that very moment, is said of after it.
+        let first = self.points.first().map(|p| p.at);
+        let before = before.filter(|b| self.zero.is_none() || b.at < from || Some(b.at) != first);
         let pinned = self.pinned.as_ref().filter(|p| p.at <= from && before.is_none_or(|b| b.at <= p.at));
         match (pinned.or(before), self.zero) {
             (Some(base), _) => self.between(base, last),

@@ -152,6 +152,10 @@ fn what_the_process_before_counted_is_not_heard() {
     assert_eq!((series.since(Timestamp(0)), series.last_at(), series.error()), (None, None, None));
     series.push(Timestamp(1_200), 500, &Reading::Count(3), None);
     assert_eq!(heard(&series), Some(Tally::Count(3)));
+    // At the very moment of an observation: a new process is counted whole, unless a mark says otherwise.
+    assert_eq!(series.since(Timestamp(1_200)).map(|(tally, _)| tally), Some(Tally::Count(3)));
+    series.pin(Timestamp(1_200));
+    assert_eq!(series.since(Timestamp(1_200)).map(|(tally, _)| tally), Some(Tally::Count(0)));
     // The observation began before a word was heard: all of it counts.
     let mut series = Series::fresh(500);
     series.pin(Timestamp(900));
@@ -196,7 +200,7 @@ fn gauges_are_averaged_over_what_was_read_since() {
         series.push(Timestamp(at), 0, &Reading::Gauge(n(value)), None);
     }
     let mean = |from| series.since(Timestamp(from)).and_then(|(t, over)| t.value(Kind::Value, over));
-    assert_eq!((mean(0), mean(10), mean(20), mean(30), mean(31)), (Some(6.0), Some(7.0), Some(6.0), None, None));
+    assert_eq!((mean(0), mean(10), mean(20), mean(30), mean(31)), (Some(6.0), Some(6.0), Some(6.0), None, None));
 }
 
 #[test]
