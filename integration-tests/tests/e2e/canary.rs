@@ -7,7 +7,7 @@ use anyhow::ensure;
 use tidegate_integration_tests::Plan;
 
 use crate::gating::{
-    Story, between, expect_back, is_gate, is_kind, is_revert_order, is_state, is_swap_order, judged, over_one_percent, traffic,
+    SCRAPED, Story, between, expect_back, is_gate, is_kind, is_revert_order, is_state, is_swap_order, judged, over_one_percent, traffic,
     two_releases, verdicts,
 };
 use crate::{Result, SOON, expect_state, in_state};
@@ -28,8 +28,10 @@ fn four_stages(plan: Plan) -> Plan {
 #[test]
 fn a_healthy_release_goes_through_all_four_stages() -> Result {
     let fleet = two_releases(MANY, &["latency_ms = 20"])?;
-    let load = traffic(&fleet, 100, 20)?;
-    let output = fleet.roll(&over_one_percent(four_stages(judged("canary")), 300))?;
+    // Everywhere the same: `stable` judges the request rate too.
+    let load = traffic(&fleet, 30, 30)?;
+    let plan = over_one_percent(four_stages(judged("canary")), 300).metric("error_rate", &[&SCRAPED[..4], &["min_samples = 60"]].concat());
+    let output = fleet.roll(&plan)?;
     let id = fleet.newest()?;
     let story = Story::of(&fleet, &id)?;
     ensure!(output.code == 0, "{output}\n{}", story.text());
@@ -73,7 +75,7 @@ fn half_a_percent_is_looked_at_twice_then_a_person_is_asked_then_it_goes_back() 
     let before = fleet.observed("api")?;
     let load = traffic(&fleet, 100, 5)?;
     let plan = over_one_percent(judged("canary"), 300)
-        .metric("error_rate", &[&crate::gating::SCRAPED[..4], &["min_samples = 250"]].concat())
+        .metric("error_rate", &[&SCRAPED[..4], &["min_samples = 250"]].concat())
         .stage("Canary", 5, "5s", &["error_rate < 0.1%"])
         .stage("Full", 100, "2s", &["error_rate < 0.1%"]);
     let id = fleet.start_rollout(&plan)?;

@@ -60,7 +60,7 @@ fn a_source_that_cannot_be_read_is_refused_before_any_host_is_touched() -> Resul
         expect_refused(&fleet, &two_stages("2s").metric("error_rate", &lines), says).context(*what)?;
     }
     // A criterion without a source is not one that holds.
-    let nameless = two_stages("2s").stage("More", 100, "1s", &["queue_length < 5"]);
+    let nameless = judged("canary").stage("Full", 100, "1s", &["error_rate < 0.1%", "queue_length < 5"]);
     expect_refused(&fleet, &nameless, &["queue_length"]).context("a criterion without a source")?;
     drop(load);
     expect_back(&fleet, &before)
@@ -108,7 +108,8 @@ fn promote_overrides_a_bake_by_name_and_promote_all_the_rest() -> Result {
     ensure!(status["waves"][1]["state"] == "overridden" && status["waves"][2]["state"] == "overridden", "{status:#}");
     let story = Story::of(&fleet, &id)?;
     let said = story.first("that promotes", |record| record["kind"] == "said" && record["verb"] == "promote")?;
-    ensure!(said["record"]["reason"] == "looks good" && said["record"]["by"].as_str().is_some_and(|by| !by.is_empty()), "{said:#}");
+    let word = |key: &str| said["record"][key].as_str().unwrap_or_default();
+    ensure!(word("reason").contains("looks good") && !word("by").is_empty(), "{said:#}");
     ensure!(story.all(is_gate("overridden")).len() >= 3, "{}", story.text());
     Ok(())
 }
@@ -133,14 +134,14 @@ fn an_inconclusive_gate_can_be_promoted_and_a_fail_cannot() -> Result {
     fleet.cli(&["rollout", "rollback", &id, "--reason", "once more"])?.expect_code(0)?;
     fleet.wait_state(&id, "rolled-back", SOON)?;
 
-    // 5 % where 0.1 % is due, and no trigger: the gate itself fails.
+    // 5 % where more than 1 % goes back: no word of a person holds that up.
     fleet.tell_all("[2.0.0]\nlatency_ms = 20\nerror_rate = 5\n")?;
     let load = traffic(&fleet, 60, 20)?;
-    let id = fleet.start_rollout(&two_stages("120s").trigger("declared data-corruption", "emergency", &[]))?;
-    fleet.wait_status(&id, "the gate fails or it goes back", SOON, |status| {
-        let failed = verdicts(status).iter().any(|(_, verdict)| verdict == "fail");
-        (failed || status["state"] == "rolling-back" || status["state"] == "rolled-back").then_some(())
+    let id = fleet.start_rollout(&over_one_percent(two_stages("120s"), 60))?;
+    let failed = fleet.wait_status(&id, "it goes back", SOON, |status| {
+        (status["state"] == "rolling-back" || status["state"] == "rolled-back").then(|| status.clone())
     })?;
+    ensure!(verdicts(&failed).iter().any(|(_, verdict)| verdict == "fail"), "{failed:#}");
     let promoted = fleet.cli(&["rollout", "promote", &id, "--reason", "I do not care"])?;
     ensure!(promoted.code != 0, "a failed gate was promoted: {promoted}");
     fleet.wait(&id, "completed")?.expect_code(4)?;
@@ -183,10 +184,12 @@ fn a_finished_rollout_judged_by_a_stricter_plan() -> Result {
 
     let replay = |plan: &Plan| fleet.cli(&["rollout", "replay", &id, "-f", &fleet.plan_file(plan)?]);
     let kind = replay(&loose("20%"))?;
-    ensure!(kind.code == 0 && kind.said().contains("pass") && !kind.stdout.contains("fail"), "{kind}");
-    let strict = replay(&loose("0.01%").trigger("error_rate > 0.02%", "rollback", &["min_samples = 100"]))?;
-    strict.expect_said("fail")?.expect_said("error_rate")?;
-    ensure!(strict.said().contains("Canary") || strict.said().contains("wave 1"), "it does not say where: {strict}");
+    ensure!(kind.code == 0 && !kind.said().contains("rolled back"), "{kind}");
+    // A gate that would have held it up, and a trigger that would have taken it back.
+    replay(&loose("0.01%"))?.expect_said("Canary")?.expect_said("error_rate < 0.01%")?.expect_said("inconclusive")?;
+    let strict = judged("canary").stage("Canary", 25, "4s", &["error_rate < 20%"]).stage("Full", 100, "4s", &["error_rate < 20%"]);
+    let strict = replay(&strict.trigger("error_rate > 0.02%", "rollback", &["min_samples = 100"]))?;
+    strict.expect_said("rolled back")?.expect_said("error_rate > 0.02%")?;
     // Nothing was touched, and nothing was written.
     ensure!(before == (fleet.observed("api")?, Story::of(&fleet, &id)?.all(|_| true).len()));
     ensure!(fleet.newest()? == id);

@@ -8,6 +8,7 @@
 //! when the hosts do not boot.
 
 mod real;
+mod sides;
 mod steps;
 mod swaps;
 mod web;

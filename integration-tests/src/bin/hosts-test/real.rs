@@ -23,6 +23,7 @@ use crate::web;
 
 /// Where the controller listens, on the bridge.
 const CONTROLLER: &str = "10.77.0.1:7443";
+const AGENT_TOML: &str = "/etc/tidegate/agent.toml";
 /// A user asks each host so often.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -31,6 +32,8 @@ pub(crate) struct Real {
     pub(crate) hosts: Hosts,
     pub(crate) operator: Operator,
     pub(crate) dir: TempDir,
+    /// Fronts and sides were set up.
+    pub(crate) front: bool,
     controller: Process,
 }
 
@@ -51,7 +54,7 @@ impl Real {
             Ok(Look::from_option(listening.exists().then_some(()), || tail(&dir.path().join("controller.log"))))
         })?;
         let operator = Operator::first(&state, dir.path())?;
-        let real = Self { hosts: Hosts::attach(name, count), operator, dir, controller };
+        let real = Self { hosts: Hosts::attach(name, count), operator, dir, front: false, controller };
         for host in &real.hosts.names {
             real.install(host).with_context(|| format!("installing {host}"))?;
         }
@@ -79,18 +82,40 @@ impl Real {
         let token = self.operator.json(&["token", "create", "--host", host, "--label", "role=web"])?;
         self.hosts
             .ok(host, &["tidegate-agent", "enroll", "--controller", CONTROLLER, "--token", text(&token, "/token")?, "--name", host])?;
-        // The shipped example, for this controller.
-        let example = fs::read_to_string(deploy.join("examples/agent.toml")).context("reading the example")?;
-        let example = example.replace("ctl1.example:7443", CONTROLLER);
-        ensure!(example.contains(CONTROLLER), "the example names no controller");
-        let file = self.dir.path().join("agent.toml");
-        release::write(&file, example.as_bytes(), 0o644)?;
-        self.hosts.push(host, &file, "/etc/tidegate/agent.toml", "644")?;
+        self.hosts.push(host, &self.agent_toml(|example| example)?, AGENT_TOML, "644")?;
         self.hosts.ok(host, &["systemctl", "daemon-reload"])?;
         self.hosts.ok(host, &["systemctl", "enable", "--now", "--quiet", "tidegate-agent"])?;
         // It comes back after a power cut like any other service of the host.
         self.hosts.ok(host, &["systemctl", "enable", "--quiet", "shop-nginx"])?;
         Ok(())
+    }
+
+    /// The shipped example for this controller, edited; written to a file.
+    fn agent_toml(&self, edit: impl Fn(String) -> String) -> anyhow::Result<PathBuf> {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/agent.toml");
+        let text = fs::read_to_string(example).context("reading the example")?;
+        let text = text.replace("ctl1.example:7443", CONTROLLER).replace("\"web\"]", "\"web\", \"cart\", \"mail\"]");
+        ensure!(text.contains(CONTROLLER) && text.contains("\"mail\""), "the example has another form");
+        let text = edit(text);
+        let file = self.dir.path().join("agent.toml");
+        release::write(&file, text.as_bytes(), 0o644)?;
+        Ok(file)
+    }
+
+    /// Gives every host the shipped agent.toml, edited, and restarts its agent.
+    pub(crate) fn configure(&self, edit: impl Fn(String) -> String) -> anyhow::Result<()> {
+        let file = self.agent_toml(edit)?;
+        for host in &self.hosts.names {
+            self.hosts.push(host, &file, AGENT_TOML, "644")?;
+            self.hosts.ok(host, &["systemctl", "restart", "tidegate-agent"])?;
+        }
+        self.operator.wait_online(self.hosts.names.len())
+    }
+
+    /// As [`Real::configure`], upon what the last one wrote.
+    pub(crate) fn configure_again(&self, edit: impl Fn(String) -> String) -> anyhow::Result<()> {
+        let before = fs::read_to_string(self.dir.path().join("agent.toml")).context("the last agent.toml")?;
+        self.configure(|_| edit(before.clone()))
     }
 
     /// (name, address of the released nginx) of every host.
@@ -125,9 +150,10 @@ impl Real {
     pub(crate) fn logs(&self) -> String {
         let mut text = format!("--- controller (pid {})\n{}", self.controller.pid(), tail(self.controller.log()));
         for host in &self.hosts.names {
-            let journal = self
-                .hosts
-                .run(host, &["journalctl", "--no-pager", "-n", "40", "-u", "tidegate-agent", "-u", "shop-nginx", "-u", "tidegate-*"]);
+            let journal = self.hosts.run(
+                host,
+                &["journalctl", "--no-pager", "-n", "40", "-u", "tidegate-agent", "-u", "shop-*", "-u", "tidegate-*", "-u", "nginx"],
+            );
             let _ = write!(text, "\n--- {host}\n{}", journal.map(|output| output.said()).unwrap_or_default());
         }
         text

@@ -10,10 +10,11 @@ use tidegate_integration_tests::wait::{Look, wait_for, wait_until};
 use tidegate_integration_tests::{Component, Output, Plan, Release, release};
 
 use crate::real::{Real, agent};
+use crate::sides;
 use crate::swaps::only_within_swaps;
 use crate::web::{UNIT, Web};
 
-const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 const CURRENT: &str = "/opt/tidegate/web/current";
 
 pub(crate) type Step = fn(&mut Real) -> anyhow::Result<()>;
@@ -28,6 +29,12 @@ pub(crate) const ALL: &[(&str, Step)] = &[
     ("agents-come-and-go", agents_come_and_go),
     ("agent-dies-in-a-swap", agent_dies_in_a_swap),
     ("supervised", supervised),
+    ("blue-green", sides::blue_green),
+    ("critical-message", sides::critical_message),
+    ("crash-loop", sides::crash_loop),
+    ("supervised-sides", sides::supervised_sides),
+    ("canary", sides::canary),
+    ("power-cut-of-sides", sides::power_cut),
     ("cut-off", cut_off),
     ("power-cut", power_cut),
 ];
@@ -189,16 +196,16 @@ fn agent_dies_in_a_swap(real: &mut Real) -> anyhow::Result<()> {
 /// through its agent's end.
 fn supervised(real: &mut Real) -> anyhow::Result<()> {
     let smoke = "id = \"SMK-001\"\nname = \"Homepage loads\"\nhttp = { url = \"http://127.0.0.1:9090/\", status = 200, body = \"Welcome to shop ${version}\" }\ntimeout = \"1s\"\nretry_for = \"10s\"";
-    let api = |version: &str| {
+    let mail = |version: &str| {
         let component =
-            Component::new("api").service(r#"{ supervised = { run = ["bin/demo-service", "--port", "9090"] } }"#).smoke(&[smoke]);
-        Release::new(version).component(component)
+            Component::new("mail").service(r#"{ supervised = { run = ["bin/demo-service", "--port", "9090"] } }"#).smoke(&[smoke]);
+        Release::new(version).named("post").component(component)
     };
-    let hosts = r#"{ api = "role=web" }"#;
-    real.operator.import(&api("1.0.0"))?;
-    real.operator.roll(&Plan::to("shop@1.0.0", "big-bang", hosts))?.expect_code(0)?;
-    real.operator.import(&api("2.0.0"))?;
-    real.operator.roll(&Plan::to("shop@2.0.0", "rolling", hosts))?.expect_code(0)?;
+    let hosts = r#"{ mail = "role=web" }"#;
+    real.operator.import(&mail("1.0.0"))?;
+    real.operator.roll(&Plan::to("post@1.0.0", "big-bang", hosts))?.expect_code(0)?;
+    real.operator.import(&mail("2.0.0"))?;
+    real.operator.roll(&Plan::to("post@2.0.0", "rolling", hosts))?.expect_code(0)?;
     for host in &real.hosts.names {
         let page = real.hosts.ok(host, &["curl", "-sS", "-m", "2", "http://127.0.0.1:9090/"])?;
         ensure!(page == "Welcome to shop 2.0.0", "{host} answers {page:?}");
@@ -212,7 +219,7 @@ fn supervised(real: &mut Real) -> anyhow::Result<()> {
     }
     real.operator.wait_online(real.hosts.names.len())?;
     // It is still looked after.
-    real.operator.roll(&Plan::to("shop@1.0.0", "rolling", hosts))?.expect_code(0)?;
+    real.operator.roll(&Plan::to("post@1.0.0", "rolling", hosts))?.expect_code(0)?;
     Ok(())
 }
 
