@@ -68,6 +68,7 @@ impl Rollout {
             halting: None,
             paused_by: None,
             cause_of_rollback: None,
+            owed_back: None,
             targets,
             started_at: at,
             ended_at: None,
@@ -140,7 +141,13 @@ impl Rollout {
                     // word, or by a failure while triggers were still armed.
                     self.halting = None;
                     self.cause_of_rollback = Some(reason.clone());
-                    self.targets.iter_mut().for_each(|t| t.back_settled = false);
+                    self.owed_back = None;
+                    for target in &mut self.targets {
+                        target.back_settled = false;
+                        if let Some(switch) = target.switch.as_mut() {
+                            switch.of_before = switch.ended.is_some();
+                        }
+                    }
                 }
             }
             Record::Step { step } => {
@@ -196,7 +203,8 @@ impl Rollout {
                 if seen.is_some() {
                     run.seen.clone_from(seen);
                 }
-                let back = run.order.as_ref().is_some_and(|o| o.intent == Intent::Back);
+                let back = run.order.as_ref().is_some_and(|o| o.intent == Intent::Back)
+                    || run.switch.as_ref().is_some_and(|s| s.intent == Intent::Back);
                 if rolling_back && back && matches!(to, TargetState::Reverted | TargetState::RevertFailed | TargetState::Unreachable) {
                     run.back_settled = true;
                 }
@@ -219,7 +227,8 @@ impl Rollout {
                     self.paused_by = None;
                     self.switch_go |= self.step == Step::Switching;
                 }
-                Verb::Rollback | Verb::Ack => {}
+                Verb::Rollback => self.owed_back = Some(reason.clone()),
+                Verb::Ack => {}
             },
             Record::Found { origin } => {
                 if let Some(run) = self.at(&origin.host, &origin.component).and_then(|i| self.targets.get_mut(i)) {
@@ -238,14 +247,27 @@ impl Rollout {
                 let judged = Judged { at, wave: *wave, verdict: *verdict, judgements: judgements.clone() };
                 self.judged.insert(*stage, judged);
             }
-            Record::Gate { stage, wave, step, .. } => self.apply_gate(at, *stage, *wave, *step),
-            Record::Tripped { trigger, action, .. } => match (action, trigger) {
+            Record::Gate { stage, wave, step, reason } => {
+                if *step == GateStep::Failed {
+                    self.owed_back = Some(reason.clone());
+                }
+                self.apply_gate(at, *stage, *wave, *step);
+            }
+            Record::Tripped { trigger, action, reason, .. } => match (action, trigger) {
                 (TriggerAction::Investigate, Some(index)) => {
                     let after = self.plan.gating.triggers.get(*index).map_or(tidegate_protocol::Millis(0), |t| t.after);
                     self.investigation = Some(Investigation::opened(*index, at, after));
                 }
-                (TriggerAction::Emergency, _) => self.emergency = true,
-                _ => {}
+                (TriggerAction::Investigate, None) => {}
+                (action, _) => {
+                    if *action == TriggerAction::Emergency {
+                        // Whoever said halt on the way back did not know of this.
+                        (self.emergency, self.halting) = (true, None);
+                    }
+                    if self.state != RolloutState::RollingBack {
+                        self.owed_back = Some(reason.clone());
+                    }
+                }
             },
             Record::Investigation { trigger, step, .. } => match step {
                 InvestigationStep::Acknowledged => {
@@ -269,14 +291,15 @@ impl Rollout {
             }
             Record::Switch { host, component, generation, intent, to } => {
                 if let Some(run) = self.at(host, component).and_then(|i| self.targets.get_mut(i)) {
-                    run.switch = Some(Switch { generation: *generation, intent: *intent, to: *to, at, ended: None });
+                    run.switch = Some(Switch { generation: *generation, intent: *intent, to: *to, at, ended: None, put_back: false, of_before: false });
                 }
             }
-            Record::Switched { host, component, generation, failure, .. } => {
+            Record::Switched { host, component, generation, active, failure } => {
                 let run = self.index.get(&(host.clone(), component.clone())).and_then(|i| self.targets.get_mut(*i));
                 let Some(run) = run else { return };
                 if let Some(switch) = run.switch.as_mut().filter(|s| s.generation == *generation) {
                     switch.ended = Some(failure.clone().map_or(Ok(()), Err));
+                    switch.put_back = failure.is_some() && *active == Some(switch.to.other());
                     if let Some(failure) = failure.as_ref().filter(|_| switch.intent == Intent::Forward) {
                         run.failure = Some(failure.clone());
                         run.counted = true;
@@ -300,8 +323,10 @@ impl Rollout {
                 self.gate = Some(GateRun { wave, opened_at: at, ends_at: at + bake, extended: false, held_since: None });
             }
             GateStep::Extended => {
+                // Something else may still keep it paused: the clock stands from here on.
+                let held = (self.state == RolloutState::Paused).then_some(at);
                 if let Some(gate) = &mut self.gate {
-                    (gate.ends_at, gate.extended, gate.held_since) = (at + bake, true, None);
+                    (gate.ends_at, gate.extended, gate.held_since) = (at + bake, true, held);
                 }
                 self.asked_at = None;
             }

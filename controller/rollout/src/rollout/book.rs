@@ -318,7 +318,9 @@ impl Rollout {
                             return Err(format!("the metric {name} cannot be judged: {why}"));
                         }
                         Some(answer) if answer.at.is_some() && answer.error.is_none() => {}
-                        _ => waits = Some(format!("the metric {name} was not answered in time")),
+                        _ => {
+                            waits.get_or_insert_with(|| format!("the metric {name} was not answered in time"));
+                        }
                     }
                 }
                 MetricSource::Agent { observer, what, .. } => {
@@ -340,10 +342,12 @@ impl Rollout {
                             (None, Some(_)) => {}
                             (None, None) if journal => {}
                             _ => {
-                                waits = Some(format!(
-                                    "the agent on {} did not measure {name} in time; is it older than this controller?",
-                                    target.origin.host
-                                ));
+                                waits.get_or_insert_with(|| {
+                                    format!(
+                                        "the agent on {} did not measure {name} in time; is it older than this controller?",
+                                        target.origin.host
+                                    )
+                                });
                             }
                         }
                     }

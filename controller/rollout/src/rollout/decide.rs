@@ -205,6 +205,11 @@ impl Rollout {
                 return moved;
             }
         }
+        // Nothing that came may be left unseen by an end.
+        self.look_at_triggers(now, self.book.unjudged_since.is_some());
+        if self.state != RolloutState::Running {
+            return true;
+        }
         if self.stage().is_some() && !self.plan.drill {
             return self.open_gate(now, "its hosts are settled");
         }

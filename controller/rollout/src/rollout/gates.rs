@@ -37,10 +37,19 @@ impl Rollout {
         let to = if watch { RolloutState::Watching } else { RolloutState::Baking };
         self.append(now, Record::State { to, reason: format!("{name}: {why}, observed for {bake}") });
         // A person went past all gates before: this one is over as it opens.
-        if let Some(by) = self.promoted_all.clone() {
+        self.promoted_before(now);
+        true
+    }
+
+    /// Somebody went past all gates: past this one too, unless it fails or cannot be
+    /// judged. True if it is over.
+    fn promoted_before(&mut self, now: Timestamp) -> bool {
+        let Some(by) = self.promoted_all.clone() else { return false };
+        let holds_up = self.blind_since.is_some() || self.gate_verdict(now).is_none_or(|(v, _)| matches!(v, Verdict::Fail | Verdict::Error));
+        if !holds_up {
             self.pass_by(now, GateStep::Overridden, by);
         }
-        true
+        !holds_up
     }
 
     /// The wave that changed last, for records.
@@ -136,7 +145,7 @@ impl Rollout {
             }
             return;
         }
-        if self.state == RolloutState::Paused {
+        if self.state == RolloutState::Paused || self.promoted_before(now) {
             return;
         }
         match verdict {
@@ -208,18 +217,15 @@ impl Rollout {
 
     /// Journals a verdict that changed or decides.
     fn note_verdict(&mut self, now: Timestamp, at: usize, stage: &Stage, verdict: Verdict, judgements: Vec<Judgement>, decides: bool) {
-        let known = self.judged.get(&at);
-        let changed = known.is_none_or(|k| k.verdict != verdict || k.judgements.len() != judgements.len());
-        let interval = self.plan.gating.analysis.interval;
-        let recently = known.is_some_and(|k| now.since(k.at) < interval);
-        if judgements.is_empty() || recently && !decides || !changed && !(decides && known.is_some_and(|k| k.judgements != judgements)) {
-            return;
-        }
-        // A decision that stands (a pause) is not journaled at every look.
-        if !changed && recently || (!changed && self.state == RolloutState::Paused) {
-            return;
-        }
         let wave = self.gate.as_ref().map_or(stage.after_wave, |g| g.wave);
+        let known = self.judged.get(&at).filter(|k| k.wave == wave);
+        let changed = known.is_none_or(|k| k.verdict != verdict);
+        let recently = known.is_some_and(|k| now.since(k.at) < self.plan.gating.analysis.interval);
+        // What decides is journaled with its numbers, once.
+        let wanted = if decides { changed || known.is_some_and(|k| k.judgements != judgements) } else { changed && !recently };
+        if judgements.is_empty() || !wanted {
+            return;
+        }
         self.append(now, Record::Judged { stage: at, wave, verdict, judgements });
     }
 
@@ -248,6 +254,10 @@ impl Rollout {
 
     /// The values are sealed once the time of the baseline has passed.
     pub(super) fn seal(&mut self, now: Timestamp) -> bool {
+        // Sealed once: a crash may lie between that and the step that follows.
+        if !self.sealed.is_empty() {
+            return true;
+        }
         if now.since(self.step_since) < self.plan.gating.analysis.baseline {
             return false;
         }

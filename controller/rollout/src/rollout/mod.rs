@@ -11,6 +11,7 @@ mod back;
 mod book;
 mod decide;
 mod gates;
+mod mend;
 mod observe;
 mod observers;
 mod switching;
@@ -186,6 +187,8 @@ pub struct Rollout {
     paused_by: Option<String>,
     /// The first host whose failure passed the budget, or a person's word.
     cause_of_rollback: Option<String>,
+    /// It was journaled that it must go back, and not yet that it does.
+    owed_back: Option<String>,
     targets: Vec<TargetRun>,
     index: BTreeMap<(HostName, ComponentName), usize>,
     contact: BTreeMap<HostName, Contact>,
@@ -460,7 +463,11 @@ impl Rollout {
                     *contact = Contact { up, since };
                 }
             }
-            Event::Said { verb, by, reason } => self.said(now, verb, by, reason)?,
+            Event::Said { verb, by, reason } => {
+                // What came a moment ago comes before what is said now.
+                self.look_at_triggers(now, self.book.unjudged_since.is_some());
+                self.said(now, verb, by, reason)?;
+            }
             Event::Returned => {
                 self.append(now, Record::Returned);
                 // Agents back off while the controller is away: give them the
@@ -474,6 +481,7 @@ impl Rollout {
                 self.staging_moved_at = now;
                 self.step_since = now;
                 self.book = book::Book::default();
+                self.mend(now);
             }
             Event::Timeout => {
                 self.look_at_triggers(now, true);

@@ -24,8 +24,12 @@ pub(crate) struct Switch {
     pub(crate) intent: Intent,
     pub(crate) to: Side,
     pub(crate) at: Timestamp,
-    /// How it ended: the side that serves, or why not.
+    /// How it ended: the ordered side serves, or why not.
     pub(crate) ended: Option<Result<(), Failure>>,
+    /// It failed, and the host itself put the traffic back, as it says.
+    pub(crate) put_back: bool,
+    /// It ended in an attempt to go back before the present one.
+    pub(crate) of_before: bool,
 }
 
 impl TargetRun {
@@ -38,8 +42,8 @@ impl TargetRun {
     fn must_switch_back(&self) -> bool {
         self.origin.previous.is_some()
             && self.switch.as_ref().is_some_and(|s| match s.intent {
-                // One that failed was put back by the host itself.
-                Intent::Forward => !matches!(&s.ended, Some(Err(f)) if f.cause != Cause::Unreachable && f.cause != Cause::Timeout),
+                // One that is stuck, late or silent may have moved it.
+                Intent::Forward => !s.put_back,
                 Intent::Back => !matches!(s.ended, Some(Ok(()))),
             })
     }
@@ -106,7 +110,9 @@ impl Rollout {
             ),
             SwitchProgress::None | SwitchProgress::Switching => return moved,
         };
-        self.end_switch(now, at, report.active, failure);
+        // Where the traffic of a stuck one is, nobody knows.
+        let active = report.active.filter(|_| report.progress != SwitchProgress::Stuck);
+        self.end_switch(now, at, active, failure);
         true
     }
 
@@ -149,12 +155,14 @@ impl Rollout {
                 continue;
             }
             match target.switch.as_ref() {
+                // It failed in an attempt before this one: told once more.
+                Some(switch) if switch.intent == Intent::Back && switch.of_before => {
+                    self.order_switch(now, at, Intent::Back);
+                }
                 Some(switch) if switch.intent == Intent::Back => {
                     if let Some(Err(failure)) = switch.ended.clone() {
                         let to = if failure.cause == Cause::Unreachable { TargetState::Unreachable } else { TargetState::RevertFailed };
-                        if target.state != to {
-                            self.host(now, at, to, Some(failure), true, None);
-                        }
+                        self.host(now, at, to, Some(failure), true, None);
                     }
                 }
                 _ => self.order_switch(now, at, Intent::Back),

@@ -110,7 +110,8 @@ impl Rollout {
             Some((verdict @ (Verdict::Fail | Verdict::Error), why)) => {
                 Err(self.refused(verb, format!("the gate's verdict is {}: {why}", verdict.word())))
             }
-            None if self.blind_since.is_some() => Err(self.refused(verb, "a source cannot be read".to_string())),
+            // That of a trigger, it may be: nobody goes forward with a blind eye.
+            _ if self.blind_since.is_some() => Err(self.refused(verb, "a source cannot be read".to_string())),
             Some(_) => {
                 self.append(now, said);
                 self.pass_by(now, GateStep::Overridden, because);

@@ -135,6 +135,10 @@ pub struct World {
     done: BTreeMap<(HostName, ComponentName, Option<Side>), (Generation, Phase)>,
     states: BTreeMap<(HostName, ComponentName), TargetState>,
     inbox: Vec<Order>,
+    watched: BTreeMap<HostName, Vec<Watch>>,
+    /// The controller is killed once its journal has so many records.
+    pub kill_at: Option<usize>,
+    pub killed: bool,
 }
 
 enum Order {
@@ -245,6 +249,9 @@ impl World {
             done: BTreeMap::new(),
             states: BTreeMap::new(),
             inbox: Vec::new(),
+            watched: BTreeMap::new(),
+            kill_at: None,
+            killed: false,
         };
         set(&mut world);
         world.run();
@@ -253,6 +260,9 @@ impl World {
 
     /// Tells the machine, and makes durable what it decided.
     pub fn handle(&mut self, event: Event<'_>) -> Result<(), VerbError> {
+        if self.killed {
+            return Ok(());
+        }
         let told = self.rollout.handle(self.now, event);
         self.drain();
         told
@@ -271,6 +281,11 @@ impl World {
                 Action::SendSwitch(host, order) => self.inbox.push(Order::Switch(host, order)),
                 Action::Watch(_) => {}
             }
+        }
+        if self.kill_at.is_some_and(|at| self.journal.len() >= at) {
+            // What follows from records that are not durable is never sent.
+            self.killed = true;
+            self.inbox.clear();
         }
         if self.journal.len() > before {
             self.durable.push(self.journal.len());
@@ -457,12 +472,12 @@ impl World {
     /// Until something holds; a test fails that waits longer.
     pub fn until(&mut self, what: &str, most_secs: u64, mut holds: impl FnMut(&Self) -> bool) {
         for _ in 0..most_secs {
-            if holds(self) {
+            if self.killed || holds(self) {
                 return;
             }
             self.pass(1);
         }
-        assert!(holds(self), "{what} did not come in {most_secs} s: {} {}", self.rollout.state(), self.rollout.reason());
+        assert!(self.killed || holds(self), "{what} did not come in {most_secs} s: {} {}", self.rollout.state(), self.rollout.reason());
     }
 
     pub fn until_state(&mut self, state: RolloutState, most_secs: u64) {
@@ -473,8 +488,12 @@ impl World {
     fn requests(&mut self) {
         let places: BTreeSet<HostName> = self.hosts.keys().map(|(h, _)| h.clone()).collect();
         for host in places {
-            for watch in self.rollout.watches(&host) {
-                self.second(&host, &watch);
+            let watches = self.rollout.watches(&host);
+            for watch in &watches {
+                self.second(&host, watch);
+            }
+            if !watches.is_empty() {
+                self.watched.insert(host, watches);
             }
         }
     }
@@ -539,18 +558,17 @@ impl World {
     }
 
     /// One more sample of a host, with so much on top of what it counted; it is
-    /// told at once. False where nothing is watched or runs there.
-    pub fn sample(&mut self, host: &HostName, load: &Load) -> bool {
-        let mut told = false;
-        for watch in self.rollout.watches(host) {
-            let before = std::mem::replace(&mut self.load, Box::new(|_, _| GOOD));
+    /// told at once, as the host was last asked to.
+    pub fn sample(&mut self, host: &HostName, load: &Load) {
+        let watches = self.rollout.watches(host);
+        let watches = if watches.is_empty() { self.watched.get(host).cloned().unwrap_or_default() } else { watches };
+        for watch in watches {
             let once = load.clone();
-            self.load = Box::new(move |_, _| once.clone());
+            let before = std::mem::replace(&mut self.load, Box::new(move |_, _| once.clone()));
             self.second(host, &watch);
             self.load = before;
-            told = true;
         }
-        told
+        self.run();
     }
 
     /// The controller is killed and comes back; every host that hears says hello.
@@ -563,6 +581,7 @@ impl World {
     pub fn restart_at(&mut self, records: usize) {
         self.journal.truncate(records);
         self.inbox.clear();
+        (self.killed, self.kill_at) = (false, None);
         self.rollout = Rollout::fold("r1".parse().unwrap(), self.journal.clone()).unwrap();
         if self.rollout.is_live() {
             self.handle(Event::Returned).unwrap();
