@@ -335,9 +335,11 @@ impl State {
         for (host, component, generation) in fences {
             entry.rollout.fence(now, &host, &component, generation);
         }
-        entry.rollout.handle(now, Event::Said { verb, by, reason }).map_err(|e| ErrorDoc::new(ErrorCode::Conflict, e.to_string()))?;
-        tracing::info!(rollout = %id, verb = verb.word(), by, reason, "an operator spoke");
+        let said = entry.rollout.handle(now, Event::Said { verb, by, reason });
+        // A word that is refused may have come behind a sample that tripped a trigger.
         self.touch(id);
+        said.map_err(|e| ErrorDoc::new(ErrorCode::Conflict, e.to_string()))?;
+        tracing::info!(rollout = %id, verb = verb.word(), by, reason, "an operator spoke");
         json(&self.status(id)?)
     }
 

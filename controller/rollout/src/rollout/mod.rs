@@ -396,7 +396,8 @@ impl Rollout {
     /// Takes an event in and decides.
     ///
     /// # Errors
-    /// [`VerbError`]: a person's word that does not fit the state; nothing changed.
+    /// [`VerbError`]: a person's word that does not fit the state; it changed nothing.
+    /// What had come before may have: actions are to be polled all the same.
     pub fn handle(&mut self, now: Timestamp, event: Event<'_>) -> Result<(), VerbError> {
         self.now = self.now.max(now);
         let now = self.now;
@@ -465,8 +466,17 @@ impl Rollout {
             }
             Event::Said { verb, by, reason } => {
                 // What came a moment ago comes before what is said now.
+                let before = self.state;
                 self.look_at_triggers(now, self.book.unjudged_since.is_some());
-                self.said(now, verb, by, reason)?;
+                let said = if self.state == RolloutState::RollingBack && before != self.state && verb != Verb::Rollback {
+                    Err(self.refused(verb, alloc::format!("it went on the way back a moment ago: {}", self.reason)))
+                } else {
+                    self.said(now, verb, by, reason)
+                };
+                if let Err(refused) = said {
+                    self.decide(now);
+                    return Err(refused);
+                }
             }
             Event::Returned => {
                 self.append(now, Record::Returned);

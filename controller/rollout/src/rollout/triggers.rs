@@ -81,7 +81,8 @@ impl Rollout {
             return;
         }
         // Something must have been seen since that shows it.
-        let mended = open.acked && self.seen_since(now, trigger, open.acked_at) && self.tripped(now, trigger, open.acked_at, true).is_none();
+        let measured = !trigger.tests.is_empty();
+        let mended = open.acked && measured && self.seen_since(now, trigger, open.acked_at) && self.tripped(now, trigger, open.acked_at, true).is_none();
         if mended {
             self.append(now, Record::Investigation { trigger: open.trigger, step: InvestigationStep::Cleared, by: None });
             self.unpause(now, format!("trigger {when} was acknowledged and does not hold any more"));
@@ -147,5 +148,5 @@ impl Investigation {
 /// What a person may still do, for errors.
 pub(super) fn hint(open: &Investigation, when: &str) -> String {
     let ack = if open.acked { "it was acknowledged" } else { "`ack` gives it more time" };
-    format!("trigger {when} is being investigated: {ack}, it goes on by itself once acknowledged and over, `rollback` takes it back").to_string()
+    format!("trigger {when} is being investigated: {ack}, it goes on by itself once acknowledged and over, `rollback` takes it back")
 }

@@ -64,15 +64,21 @@ impl Rollout {
         Ok(())
     }
 
-    fn refused(&self, verb: Verb, hint: String) -> VerbError {
+    pub(super) fn refused(&self, verb: Verb, hint: String) -> VerbError {
         VerbError { id: self.id.to_string(), state: self.state, verb, hint }
     }
 
     /// A person's pause ends. What else keeps it paused still does.
     fn resume(&mut self, now: Timestamp, by: &str, because: String) -> Result<(), VerbError> {
-        if let Some(open) = &self.investigation {
-            let when = self.plan.gating.triggers.get(open.trigger).map(|t| t.when.to_string()).unwrap_or_default();
-            return Err(self.refused(Verb::Resume, super::triggers::hint(open, &when)));
+        if let Some(open) = self.investigation.clone() {
+            let trigger = self.plan.gating.triggers.get(open.trigger);
+            // What a person declared no measurement can end: the one who looked does.
+            if !open.acked || trigger.is_none_or(|t| t.declared.is_none()) {
+                let when = trigger.map(|t| t.when.to_string()).unwrap_or_default();
+                return Err(self.refused(Verb::Resume, super::triggers::hint(&open, &when)));
+            }
+            let cleared = InvestigationStep::Cleared;
+            self.append(now, Record::Investigation { trigger: open.trigger, step: cleared, by: Some(by.into()) });
         }
         if self.waits_for_switch() {
             return Err(self.refused(Verb::Resume, "every side is prepared and waits: `promote` moves the traffic".to_string()));

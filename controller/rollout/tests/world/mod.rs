@@ -632,15 +632,15 @@ impl World {
     }
 
     pub fn verb(&mut self, verb: Verb) -> Result<(), VerbError> {
-        self.handle(Event::Said { verb, by: "ops", reason: "" })?;
+        let said = self.handle(Event::Said { verb, by: "ops", reason: "" });
         self.run();
-        Ok(())
+        said
     }
 
     pub fn declare(&mut self, what: &str) -> Result<(), VerbError> {
-        self.handle(Event::Declared { what, by: "ops", reason: "seen" })?;
+        let declared = self.handle(Event::Declared { what, by: "ops", reason: "seen" });
         self.run();
-        Ok(())
+        declared
     }
 
     /// A fetch brought a value for a group.
