@@ -13,10 +13,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tidegate_controller::cli::live::Model;
 use tidegate_controller::cli::output::render_error;
-use tidegate_controller::cli::{self, render};
+use tidegate_controller::cli::{self, gates, render};
 use tidegate_controller::operator::doc::{
     ErrorOut, EventDoc, ExplainDoc, HostDoc, ImportDoc, PlanDoc, ReleaseDoc, ReleaseShowDoc, RolloutDoc,
 };
+use tidegate_rollout::replay::ReplayDoc;
 use tidegate_rollout::status::StatusDoc;
 
 fn here(name: &str) -> PathBuf {
@@ -74,6 +75,8 @@ fn documents_keep_their_fields_and_read_well() {
     document("plan", |doc: &PlanDoc| render::plan(doc, false));
     document("rollouts", |docs: &Vec<RolloutDoc>| render::rollouts(docs, false));
     document("status", |doc: &StatusDoc| format!("{}\n{}", render::status(doc, false), render::state_line(doc, false)));
+    document("baking", |doc: &StatusDoc| render::status_at(doc, false, Some("2026-11-23T02:30:30Z".parse().unwrap())));
+    document("replay", |doc: &ReplayDoc| gates::replay(doc, false));
     document("events", |docs: &Vec<EventDoc>| {
         let lines: Vec<String> = docs.iter().map(render::event_line).collect();
         format!("{}\n{}\n", render::events(docs, false), lines.join("\n"))
@@ -111,6 +114,27 @@ fn progress_follows_the_events() {
     golden("tests/snapshots/progress.txt", &(seen.join("\n") + "\n"));
 }
 
+#[test]
+fn progress_shows_the_open_gate_and_the_time_that_is_left() {
+    let read = |name: &str| fs::read_to_string(here(&format!("tests/snapshots/{name}.json"))).unwrap();
+    let baking: StatusDoc = serde_json::from_str(&read("baking")).unwrap();
+    let now = Some("2026-11-23T02:30:30Z".parse().unwrap());
+    let mut model = Model::new(&baking);
+    let line = model.gate(now).unwrap();
+    // What cannot be read weighs more than what is undecided; an advisory fail decides nothing.
+    assert_eq!(line, "Canary (after wave 1), 10 min 30 s left, extended once: error: the agent on web-1 says: no journal to read");
+    let mut judged: EventDoc = serde_json::from_value(serde_json::from_str::<Value>(&read("events")).unwrap()[0].clone()).unwrap();
+    judged.kind = "judged".into();
+    judged.record = serde_json::json!({"verdict": "pass", "judgements": []});
+    model.apply(&judged);
+    assert_eq!(model.gate(now).unwrap(), "Canary (after wave 1), 10 min 30 s left, extended once: pass");
+    // Once it goes back, no gate is open.
+    judged.kind = "state".into();
+    judged.record = serde_json::json!({"to": "rolling-back"});
+    model.apply(&judged);
+    assert_eq!(model.gate(now), None);
+}
+
 /// `tidegate ARGS` without a terminal and with nothing inherited.
 fn tidegate(dir: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
@@ -127,7 +151,7 @@ fn texts(output: &Output) -> (i32, String, String) {
 #[test]
 fn every_wrong_command_line_is_exit_2() {
     let dir = tempfile::tempdir().unwrap();
-    let cases: [&[&str]; 16] = [
+    let cases: [&[&str]; 22] = [
         &["rollot"],
         &["token", "create", "--ttl", "15"],
         &["token", "create", "--label", "role"],
@@ -144,6 +168,12 @@ fn every_wrong_command_line_is_exit_2() {
         &["rollout", "wait", "r-1", "--for", "done"],
         &["rollout", "wait", "r-1", "--for", "wave:0"],
         &["rollout", "watch", "r-1", "--until", "completed"],
+        &["rollout", "declare", "r-1", "data-corruption"],
+        &["rollout", "declare", "r-1", "--reason", "x"],
+        &["rollout", "attest", "r-1", "--item", "x"],
+        &["rollout", "replay", "r-1"],
+        &["rollout", "drill", "-f", "plan.toml", "--host", "a", "--stage", "1"],
+        &["rollout", "drill", "-f", "plan.toml", "--stage", "0"],
     ];
     for args in cases {
         let (code, out, err) = texts(&tidegate(dir.path(), args));
@@ -164,10 +194,12 @@ fn files_that_do_not_read_are_exit_2_before_any_controller_is_asked() {
     fs::write(dir.path().join("plan.toml"), "release = \"shop@1\"\nhosts = { api = \"role=api\" }\nstrategy = \"rollin\"\n").unwrap();
     fs::write(dir.path().join("release.toml"), "name = \"shop\"\nversion = 1\n").unwrap();
     fs::write(dir.path().join("bundle"), "no bundle").unwrap();
-    let cases: [(&[&str], &[&str]); 7] = [
+    let cases: [(&[&str], &[&str]); 9] = [
         (&["rollout", "plan", "-f", "plan.toml"], &["plan.toml", "line 3", "rollin", "fix: "]),
         (&["rollout", "start", "-f", "plan.toml", "--detach"], &["plan.toml", "line 3"]),
         (&["rollout", "start", "-f", "none.toml"], &["none.toml", "fix: "]),
+        (&["rollout", "drill", "-f", "plan.toml"], &["plan.toml", "line 3"]),
+        (&["rollout", "replay", "r-1", "-f", "plan.toml"], &["plan.toml", "line 3"]),
         (&["release", "pack", "-f", "release.toml", "-o", "x"], &["release.toml", "line 2", "fix: "]),
         (&["release", "pack", "-f", "none.toml", "-o", "x"], &["none.toml", "fix: "]),
         (&["release", "import", "bundle"], &["bundle", "release.json", "nothing was imported"]),
@@ -221,7 +253,10 @@ fn help_version_and_completions_go_to_stdout() {
         assert!(out.contains("tidegate"), "{args:?}");
     }
     let (_, out, _) = texts(&tidegate(dir.path(), &["rollout", "--help"]));
-    for verb in ["plan", "start", "list", "status", "watch", "events", "wait", "pause", "resume", "halt", "rollback", "explain"] {
+    for verb in [
+        "plan", "start", "list", "status", "watch", "events", "wait", "pause", "resume", "halt", "rollback", "promote", "ack", "declare",
+        "attest", "drill", "replay", "explain",
+    ] {
         assert!(out.contains(&format!("\n  {verb} ")), "{verb}");
     }
 }

@@ -8,13 +8,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tidegate_controller::operator::client::{Client, ClientError, Part, Profile};
-use tidegate_controller::operator::doc::{HostDoc, HostState, ImportDoc, MissingDoc, StartDoc, TokenDoc, UploadDoc};
+use tidegate_controller::operator::doc::{HostDoc, HostState, ImportDoc, MissingDoc, PlanDoc, StartDoc, TokenDoc, UploadDoc};
 use tidegate_controller::operator::msg::{Blob, ErrorCode, Request, Until};
 use tidegate_net::{Caller, FrameReceiver, FrameSender, Identity, Token, make_csr, quinn};
 use tidegate_protocol::limits::CONTROL_FRAME_BYTES_MAX;
-use tidegate_protocol::message::{EnrollReply, EnrollRequest, FetchHeader, FetchRequest, ToAgent, ToController, VERSIONS};
+use tidegate_protocol::message::{EnrollReply, EnrollRequest, FetchHeader, FetchRequest, ToAgent, ToController, VERSIONS, VersionRange};
+use tidegate_protocol::metric::{MetricReading, Reading};
 use tidegate_protocol::report::{AgentFacts, HostFacts, Progress, Running, ServiceState};
-use tidegate_protocol::{Assignment, ComponentReport, Digest, Intent, Millis, Phase, Release, Report, RolloutId, Target};
+use tidegate_protocol::{Assignment, ComponentReport, Digest, Intent, Millis, Phase, Release, Report, RolloutId, Samples, Target};
 use tidegate_rollout::status::StatusDoc;
 use tidegate_rollout::{RolloutState, TargetState};
 use tokio::time::timeout;
@@ -154,6 +155,10 @@ struct Agent {
 
 impl Agent {
     async fn connect(addr: &str, identity: &Identity, boot: &str, said: Vec<ComponentReport>) -> Self {
+        Self::speaking(VERSIONS, addr, identity, boot, said).await
+    }
+
+    async fn speaking(versions: VersionRange, addr: &str, identity: &Identity, boot: &str, said: Vec<ComponentReport>) -> Self {
         let endpoint = tidegate_net::client(None).unwrap();
         let config = tidegate_net::client_config(Caller::Known(identity)).unwrap();
         let connection = tidegate_net::connect(&endpoint, config, addr).await.unwrap();
@@ -161,7 +166,7 @@ impl Agent {
         let agent = AgentFacts { version: "0".into(), boot_id: boot.parse().unwrap(), instance: 7, arch: "x86_64".into() };
         let mut this =
             Self { connection, _endpoint: endpoint, send: FrameSender::new(send), recv: FrameReceiver::new(recv), sequence: 0, said };
-        let hello = ToController::Hello { versions: VERSIONS, agent, report: this.report() };
+        let hello = ToController::Hello { versions, agent, report: this.report() };
         this.send.send(&hello, CONTROL_FRAME_BYTES_MAX).await.unwrap();
         match this.hear().await {
             ToAgent::Welcome { host, labels, .. } => {
@@ -196,9 +201,13 @@ impl Agent {
     }
 
     async fn assignment(&mut self) -> Assignment {
-        match self.hear().await {
-            ToAgent::Assign(assignment) => assignment,
-            other => panic!("{other:?}"),
+        loop {
+            match self.hear().await {
+                ToAgent::Assign(assignment) => return assignment,
+                // Said after every welcome, and whenever it changes.
+                ToAgent::Watch(_) => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 
@@ -380,6 +389,61 @@ async fn a_cloned_machine_gets_no_work() {
     assert_eq!(first.assignment().await.phase, Phase::Preflight);
 }
 
+/// A host that measures, without any command on it.
+const WATCHED: &str =
+    "bake = \"60s\"\nsuccess = [\"error_rate < 1%\"]\n[metrics.error_rate]\nsource = \"probe\"\nurl = \"http://127.0.0.1:1/\"\n";
+
+#[tokio::test]
+async fn an_agent_is_asked_to_measure_at_its_hello_and_an_older_one_never_is() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = init(parent.path());
+    let controller = Controller::start(&dir, None).await;
+    let client = controller.operator().await;
+    let identity = enroll(&controller.addr(), &token(&client, "a").await, "a").await.unwrap();
+    import(&client, "1").await;
+
+    let mut agent = Agent::connect(&controller.addr(), &identity, "boot", vec![]).await;
+    assert_eq!(agent.hear().await, ToAgent::Watch(vec![]));
+    let (spec_text, file_name) = plan("1");
+    let start = Request::RolloutStart { spec_text: spec_text.clone() + WATCHED, file_name: file_name.clone(), run_id: None, confirm: None };
+    let started: StartDoc = document(&client, start).await;
+    let asked = loop {
+        match agent.hear().await {
+            ToAgent::Watch(watches) if !watches.is_empty() => break watches,
+            ToAgent::Watch(_) | ToAgent::Assign(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(asked[0].rollout, started.id);
+
+    // The same host with an agent of before: orders as ever, and nothing that it does not know.
+    let old = VersionRange { min: 1, max: 1 };
+    let mut agent = Agent::speaking(old, &controller.addr(), &identity, "boot", vec![]).await;
+    assert!(matches!(agent.hear().await, ToAgent::Assign(_)));
+    let request = Request::RolloutPlan { spec_text: spec_text + WATCHED, file_name };
+    let doc: PlanDoc = document(&client, request).await;
+    let row = doc.readiness.iter().find(|r| r.name.contains("agent")).unwrap();
+    assert!(!row.ok && row.observed.contains("a (0)"), "{row:?}");
+    eventually("it is said once", || async {
+        let log = std::fs::read_to_string(dir.join("log")).unwrap();
+        (log.matches("can neither measure nor switch sides").count() == 1).then_some(())
+    })
+    .await;
+
+    // Who breaks a limit is cut off.
+    let mut agent = Agent::connect(&controller.addr(), &identity, "boot", vec![]).await;
+    let reading = MetricReading {
+        metric: "error_rate".into(),
+        since_unix_ms: 1,
+        reading: Reading::Histogram { bounds_us: vec![2, 1], counts: vec![0, 0, 0] },
+        note: None,
+    };
+    let samples = Samples { component: "api".parse().unwrap(), side: None, readings: vec![reading] };
+    agent.send.send(&ToController::Samples(vec![samples]), CONTROL_FRAME_BYTES_MAX).await.unwrap();
+    let closed = timeout(PATIENCE, agent.connection.closed()).await.unwrap();
+    assert!(closed.to_string().contains("do not rise"), "{closed}");
+}
+
 #[tokio::test]
 async fn a_killed_controller_says_the_same_order_again() {
     let parent = tempfile::tempdir().unwrap();
@@ -472,7 +536,13 @@ async fn what_cannot_be_journaled_is_not_said() {
     assert_eq!(controller.child.wait().unwrap().code(), Some(1));
     let log = std::fs::read_to_string(dir.join("log")).unwrap();
     assert!(log.contains("could not be appended to") && log.contains("disk is full"), "{log}");
-    let heard = agent.recv.receive::<ToAgent>(CONTROL_FRAME_BYTES_MAX).await;
+    let heard = loop {
+        match agent.recv.receive::<ToAgent>(CONTROL_FRAME_BYTES_MAX).await {
+            // Of its hello.
+            Ok(Some(ToAgent::Watch(watches))) if watches.is_empty() => {}
+            heard => break heard,
+        }
+    };
     assert!(!matches!(heard, Ok(Some(_))), "{heard:?}");
 
     // With room again it starts as if nothing had been asked.

@@ -14,7 +14,7 @@ use tidegate_controller::init::init;
 use tidegate_controller::operator::msg::{ErrorCode, ErrorDoc, Frame, Request, Until};
 use tidegate_net::{Accepted, Admission, FrameReceiver, FrameSender, Identity, accept, close};
 use tidegate_protocol::limits::OPERATOR_FRAME_BYTES_MAX;
-use tidegate_rollout::{RolloutState, Verb};
+use tidegate_rollout::{DrillScope, RolloutState, Verb};
 
 /// What the script does after its frames.
 #[derive(Clone, Copy)]
@@ -113,7 +113,16 @@ fn fixed(name: &str) -> Value {
 fn status(state: RolloutState) -> Frame {
     let mut doc = fixed("status.json");
     doc["state"] = json!(state);
+    let person = matches!(state, RolloutState::Paused | RolloutState::AwaitingApproval);
+    doc["waiting_for"] = json!(person.then_some("person"));
     Frame::Document(doc.to_string())
+}
+
+/// The n-th fixed event, changed to another kind of record.
+fn other(n: usize, kind: &str, record: Value) -> Frame {
+    let mut event = fixed("events.json")[0].clone();
+    (event["seq"], event["kind"], event["record"]) = (json!(100 + n), json!(kind), record);
+    Frame::Event(event.to_string())
 }
 
 /// The n-th event of the fixed ones, from 1; `seq` is 100 + n.
@@ -202,6 +211,63 @@ fn a_person_that_is_waited_for_is_exit_3_and_a_pause_is_watched() {
     // It stopped by itself: nobody knows yet that somebody must act.
     let puppet = Puppet::new(Box::new(move |_| (vec![paused(None), event(1)], Then::Hold)));
     assert_eq!(puppet.run(&["rollout", "watch", "shop-1"]).0, 3);
+}
+
+#[test]
+fn a_rollout_that_waits_for_a_metrics_server_is_watched_until_a_person_is_asked() {
+    let blind = || {
+        let Frame::Document(text) = status(RolloutState::Paused) else { unreachable!() };
+        let mut doc: Value = serde_json::from_str(&text).unwrap();
+        doc["waiting_for"] = Value::Null;
+        Frame::Document(doc.to_string())
+    };
+    // The server comes back, and so does the rollout: by itself.
+    let puppet = Puppet::new(Box::new(move |request| match request {
+        Request::RolloutStatus { .. } => (vec![blind(), end(0)], Then::Finish),
+        _ => {
+            let paused = other(1, "state", json!({"kind": "state", "to": "paused", "reason": "no answer"}));
+            (vec![status(RolloutState::Baking), paused, status(RolloutState::Completed), end(0)], Then::Finish)
+        }
+    }));
+    assert_eq!(puppet.run(&["rollout", "watch", "shop-1"]).0, 0);
+    // It does not for an hour: somebody is asked, without a change of state.
+    let puppet = Puppet::new(Box::new(move |request| match request {
+        Request::RolloutStatus { .. } => (vec![status(RolloutState::Paused), end(0)], Then::Finish),
+        _ => (vec![blind(), other(1, "gate", json!({"kind": "gate", "step": "asked"}))], Then::Hold),
+    }));
+    assert_eq!(puppet.run(&["rollout", "watch", "shop-1"]).0, 3);
+}
+
+#[test]
+fn a_drill_is_done_when_it_passed_and_tells_when_it_did_not() {
+    let puppet = |passed: bool, state: RolloutState, exit: u8| {
+        let start = json!({"id": "shop-1", "plan_digest": "f".repeat(64), "attached": false}).to_string();
+        Puppet::new(Box::new(move |request| match request {
+            Request::RolloutDrill { .. } => (vec![Frame::Document(start.clone()), end(0)], Then::Finish),
+            _ => {
+                let drilled = other(1, "drilled", json!({"kind": "drilled", "passed": passed, "forward_ms": 10, "back_ms": 20}));
+                (vec![status(RolloutState::Running), drilled, status(state), end(exit)], Then::Finish)
+            }
+        }))
+    };
+    for (passed, state, exit, wanted) in [
+        (true, RolloutState::RolledBack, 4, 0),
+        (false, RolloutState::RolledBack, 4, 4),
+        (false, RolloutState::Mixed, 6, 6),
+        (false, RolloutState::Refused, 5, 5),
+    ] {
+        let puppet = puppet(passed, state, exit);
+        fs::write(puppet.dir.path().join("plan.toml"), "release = \"shop@1\"\nhosts = { api = \"\" }\nstrategy = \"rolling\"\n").unwrap();
+        assert_eq!(puppet.run(&["rollout", "drill", "-f", "plan.toml"]).0, wanted, "{passed} {state}");
+        assert_eq!(puppet.run(&["rollout", "drill", "-f", "plan.toml", "--host", "a", "--run-id", "d"]).0, wanted);
+        assert_eq!(puppet.run(&["rollout", "drill", "-f", "plan.toml", "--stage", "2", "--detach"]).0, 0);
+        let scopes: Vec<DrillScope> = puppet
+            .asked()
+            .into_iter()
+            .filter_map(|r| if let Request::RolloutDrill { scope, .. } = r { Some(scope) } else { None })
+            .collect();
+        assert_eq!(scopes, [DrillScope::First, DrillScope::Host("a".parse().unwrap()), DrillScope::Stage(2)]);
+    }
 }
 
 #[test]
@@ -312,7 +378,14 @@ fn an_interrupt_ends_the_watching_and_not_the_rollout() {
 #[test]
 fn words_are_passed_on_with_their_reason() {
     let puppet = Puppet::new(Box::new(|_| (vec![status(RolloutState::Paused), end(0)], Then::Finish)));
-    let words = [("pause", Verb::Pause), ("resume", Verb::Resume), ("halt", Verb::Halt), ("rollback", Verb::Rollback)];
+    let words = [
+        ("pause", Verb::Pause),
+        ("resume", Verb::Resume),
+        ("halt", Verb::Halt),
+        ("rollback", Verb::Rollback),
+        ("promote", Verb::Promote),
+        ("ack", Verb::Ack),
+    ];
     for (word, _) in words {
         let (exit, out, err) = puppet.run(&["rollout", word, "shop-1", "--reason", "because"]);
         assert_eq!((exit, out.starts_with("rollout shop-1 is paused")), (0, true), "{err}");
@@ -320,4 +393,12 @@ fn words_are_passed_on_with_their_reason() {
     for (request, (_, wanted)) in puppet.asked().iter().zip(words) {
         assert!(matches!(request, Request::RolloutVerb { verb, reason, .. } if *verb == wanted && reason == "because"), "{request:?}");
     }
+    puppet.run(&["rollout", "promote", "shop-1", "--all"]);
+    puppet.run(&["rollout", "declare", "shop-1", "data-corruption", "--reason", "totals"]);
+    puppet.run(&["rollout", "attest", "shop-1", "--item", "no-complaints", "--note", "looked"]);
+    let asked = puppet.asked();
+    let [.., promote, declare, attest] = asked.as_slice() else { panic!("{asked:?}") };
+    assert!(matches!(promote, Request::RolloutVerb { verb: Verb::PromoteAll, .. }));
+    assert!(matches!(declare, Request::RolloutDeclare { what, reason, .. } if what == "data-corruption" && reason == "totals"));
+    assert!(matches!(attest, Request::RolloutAttest { item, note, .. } if item == "no-complaints" && note == "looked"));
 }

@@ -255,8 +255,8 @@ plan.toml:
   action = \"rollback\"                           # or investigate (after = \"15m\"), emergency
   [metrics.error_rate]                           # sources: probe, scrape, prometheus, alertmanager, host, journal, exec
   source = \"prometheus\"
-  url = \"https://prom.example\"                  # beyond loopback: named in controller.toml, [sources.\"https://prom.example\"]
-  query = 'sum(rate(http_requests_total{code=~\"5..\",host=~\"$hosts\"}[2m])) / sum(rate(http_requests_total{host=~\"$hosts\"}[2m]))'
+  url = \"https://prom.example\"                  # beyond loopback: [sources.\"https://…\"] of controller.toml
+  query = 'sum(rate(errors{host=~\"$hosts\"}[2m])) / sum(rate(requests{host=~\"$hosts\"}[2m]))'
   unit = \"ratio\"
   [[perf]]                                       # Expected / Actual in status
   metric = \"latency_p99\"
