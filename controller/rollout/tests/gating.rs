@@ -191,9 +191,10 @@ fn promote_goes_past_one_gate_by_name() -> R {
     until_baking(&mut world);
     world.verb(Verb::Promote)?;
     world.until("the next wave bakes", 5, |w| w.changed() == 5 && w.state() == RolloutState::Baking);
-    let overridden = world.journal.iter().any(
-        |(_, r)| matches!(r, Record::Gate { stage: 0, step: GateStep::Overridden, reason, .. } if reason.contains("promote by ops")),
-    );
+    let overridden = world
+        .journal
+        .iter()
+        .any(|(_, r)| matches!(r, Record::Gate { stage: 0, step: GateStep::Overridden, reason, .. } if reason.contains("promote by ops")));
     assert!(overridden);
     assert_eq!(world.status().waves[0].state, WaveState::Overridden);
     // Only that one: the next is observed in full.
@@ -245,7 +246,7 @@ fn promote_all_said_before_does_not_cover_a_gate_that_fails() -> R {
     world.verb(Verb::PromoteAll)?;
     world.until("the second host swaps", 20, |w| w.swaps.len() == 2);
     let before = world.count(|r| matches!(r, Record::Gate { step: GateStep::Overridden, .. }));
-    world.load = Box::new(|_, new| Load { critical: u64::from(new), ..GOOD });
+    world.load = Box::new(|_, new| Load { events: u64::from(new), ..GOOD });
     world.pass(5);
     world.hosts.get_mut(&(name(2), api.clone())).unwrap().progress = Progress::Healthy;
     world.say(&name(2), &api);
@@ -263,7 +264,7 @@ fn promote_is_refused_where_the_verdict_is_fail() {
     world.pass(1);
     // It arrives between two looks: nothing followed from it yet.
     world.now = world.now + Millis(10);
-    world.sample(&name(1), &Load { critical: 1, ..GOOD });
+    world.sample(&name(1), &Load { events: 1, ..GOOD });
     assert_eq!(world.state(), RolloutState::Baking);
     let refused = world.verb(Verb::Promote).unwrap_err();
     assert!(refused.hint.contains("fail") && refused.hint.contains("crashes"), "{refused}");
@@ -363,6 +364,9 @@ fn a_source_in_error_while_a_person_is_asked_does_not_reverse() -> R {
     world.load = Box::new(|_, _| Load { error: Some("connection refused"), ..GOOD });
     world.pass(20);
     assert!(world.gate_steps().contains(&GateStep::Blind));
+    // Well beyond the deadline of the question: a blind controller does not reverse.
+    world.pass(150);
+    assert_eq!((world.state(), world.changed()), (RolloutState::Paused, 3));
     // Looked at by a person: observed once more, but only with eyes open.
     world.verb(Verb::Resume)?;
     assert_eq!(world.state(), RolloutState::Paused);

@@ -55,8 +55,7 @@ fn old_sides_untouched(world: &World) {
 fn all_are_prepared_then_all_are_switched_and_the_rollout_completes() {
     let mut world = sided(5, &observed(), |_| {});
     world.until("a side is prepared", 10, |w| w.count(|r| matches!(r, Record::Switch { .. })) > 0);
-    let last_confirmed =
-        world.journal.iter().rposition(|(_, r)| matches!(r, Record::Host { to: TargetState::Confirmed, .. })).unwrap();
+    let last_confirmed = world.journal.iter().rposition(|(_, r)| matches!(r, Record::Host { to: TargetState::Confirmed, .. })).unwrap();
     let first_switch = world.journal.iter().position(|(_, r)| matches!(r, Record::Switch { .. })).unwrap();
     assert!(last_confirmed < first_switch, "a host was switched before all were prepared");
     let at = switches(&world, Intent::Forward);
@@ -209,7 +208,12 @@ fn rollback_while_watching_switches_all_back_first_and_then_stops_the_new_sides(
     }
     assert!((1..=4).all(|i| release_on(&world, i, Side::Green).is_none()));
     // No fetch, no restart of what served before.
-    assert!(world.sides.values().all(|s| s.sides.iter().all(|s| s.side != Side::Blue || s.report.running.as_ref().unwrap().started_at_unix_ms == 1)));
+    assert!(
+        world
+            .sides
+            .values()
+            .all(|s| s.sides.iter().all(|s| s.side != Side::Blue || s.report.running.as_ref().unwrap().started_at_unix_ms == 1))
+    );
     Ok(())
 }
 
@@ -331,6 +335,16 @@ fn a_prepared_side_that_dies_before_the_switch_takes_all_back() -> R {
     assert_eq!(world.state(), RolloutState::RolledBack, "{}", world.rollout.reason());
     assert!(world.rollout.reason().contains("h2") && world.switched.is_empty());
     Ok(())
+}
+
+#[test]
+fn a_drill_switches_there_and_back() {
+    let setup = Setup { hosts: 3, components: vec!["api"], first_install: false, drill: true };
+    let mut world = World::begin(setup, &observed(), |_| {});
+    world.until_state(RolloutState::RolledBack, 30);
+    assert!(world.journal.iter().any(|(_, r)| matches!(r, Record::Drilled { passed: true, .. })));
+    assert_eq!(world.switched, [(name(1), Side::Green), (name(1), Side::Blue)]);
+    old_sides_untouched(&world);
 }
 
 fn stories() -> Vec<(&'static str, World)> {

@@ -15,11 +15,13 @@ use tidegate_rollout::*;
 use world::{GOOD, Load, R, World, journaled, name, running_since};
 
 const ANALYSIS: &str = "[analysis]\ninterval = \"1s\"\nbaseline = \"5s\"\ndeadline = \"120s\"\nerror_deadline = \"60s\"\n";
-const SOURCE: &str = "[metrics.error_rate]\nsource = \"probe\"\nurl = \"http://127.0.0.1:8080/\"\nrate = \"100/s\"\n";
+const SOURCE: &str = "[metrics.error_rate]\nsource = \"probe\"\nurl = \"http://127.0.0.1:8080/\"\nrate = \"100/s\"\n\
+    [metrics.meltdowns]\nsource = \"scrape\"\nurl = \"http://127.0.0.1:9100/\"\ncounter = \"meltdowns_total\"\n";
 /// Of what can be declared the plan names one.
 const TRIGGERS: &str = "[[rollback]]\nwhen = \"error_rate > 1%\"\naction = \"rollback\"\nmin_samples = 300\n\
     [[rollback]]\nwhen = \"latency_p50 > 200% of baseline\"\naction = \"investigate\"\nafter = \"60s\"\n\
     [[rollback]]\nwhen = \"critical_errors > 0\"\naction = \"rollback\"\n\
+    [[rollback]]\nwhen = \"meltdowns > 0\"\naction = \"emergency\"\n\
     [[rollback]]\nwhen = \"declared data-corruption\"\naction = \"emergency\"\n";
 const LIMITS: &str = "[limits]\nrollback_parallel = 1\nmin_healthy = \"50%\"\n";
 
@@ -155,6 +157,7 @@ enum Kind {
     Rollback,
     Investigate,
     Critical,
+    Emergency,
     Declared,
     DeclaredUnknownToThePlan,
 }
@@ -173,29 +176,34 @@ enum Wanted {
     Refused,
 }
 
-const COLUMNS: [Kind; 5] = [Kind::Rollback, Kind::Investigate, Kind::Critical, Kind::Declared, Kind::DeclaredUnknownToThePlan];
+const COLUMNS: [Kind; 6] =
+    [Kind::Rollback, Kind::Investigate, Kind::Critical, Kind::Emergency, Kind::Declared, Kind::DeclaredUnknownToThePlan];
 
 #[rustfmt::skip]
-const TABLE: [(At, [Wanted; 5]); 14] = {
+const TABLE: [(At, [Wanted; 6]); 14] = {
     use Wanted::{AllAtOnce as E, Asks as I, Back as B, Off as O, Refused as R};
     [
-        //                        rollback, investigate, critical, declared, declared (unnamed)
-        (At::BeforeTheFirstSwap, [O, O, O, E, E]),
-        (At::Running,            [B, I, B, E, E]),
-        (At::PausedByAPerson,    [B, I, B, E, E]),
-        (At::PausedAsked,        [B, I, B, E, E]),
-        (At::PausedBlind,        [B, I, B, E, E]),
-        (At::Investigating,      [B, O, B, E, E]),
-        (At::Baking,             [B, I, B, E, E]),
-        (At::Watching,           [B, I, B, E, E]),
-        (At::RollingBack,        [O, O, O, E, E]),
-        (At::Completed,          [O, O, O, E, E]),
-        (At::Halted,             [O, O, O, E, E]),
-        (At::Mixed,              [O, O, O, E, E]),
-        (At::RolledBack,         [O, O, O, R, R]),
-        (At::Refused,            [O, O, O, R, R]),
+        //                        rollback, investigate, critical, emergency, declared, declared (unnamed)
+        (At::BeforeTheFirstSwap, [O, O, O, O, E, E]),
+        (At::Running,            [B, I, B, E, E, E]),
+        (At::PausedByAPerson,    [B, I, B, E, E, E]),
+        (At::PausedAsked,        [B, I, B, E, E, E]),
+        (At::PausedBlind,        [B, I, B, E, E, E]),
+        (At::Investigating,      [B, O, B, E, E, E]),
+        (At::Baking,             [B, I, B, E, E, E]),
+        (At::Watching,           [B, I, B, E, E, E]),
+        (At::RollingBack,        [O, O, O, E, E, E]),
+        (At::Completed,          [O, O, O, O, E, E]),
+        (At::Halted,             [O, O, O, O, E, E]),
+        (At::Mixed,              [O, O, O, O, E, E]),
+        (At::RolledBack,         [O, O, O, O, R, R]),
+        (At::Refused,            [O, O, O, O, R, R]),
     ]
 };
+
+/// A host that is confirmed in every live state above, and still while the plan's one
+/// at a time is on its way back.
+const CALM: usize = 2;
 
 fn tripped(world: &World) -> usize {
     world.count(|r| matches!(r, Record::Tripped { .. }))
@@ -218,6 +226,7 @@ fn every_trigger_in_every_state_does_what_the_table_says() {
                 Kind::Rollback => world.sample(&name(1), &bad()),
                 Kind::Investigate => world.sample(&name(1), &slow()),
                 Kind::Critical => world.sample(&name(1), &critical()),
+                Kind::Emergency => world.sample(&name(CALM), &Load { events: 1, ..GOOD }),
                 Kind::Declared => told = world.declare("data-corruption"),
                 Kind::DeclaredUnknownToThePlan => told = world.declare("security-incident"),
             }
@@ -246,7 +255,10 @@ fn every_trigger_in_every_state_does_what_the_table_says() {
                     assert_eq!(tripped(&world), trips + 1, "{cell}");
                     let ends = [RolloutState::RollingBack, RolloutState::RolledBack, RolloutState::Mixed];
                     assert!(ends.contains(&world.state()), "{cell}");
-                    assert!(kept.iter().all(|host| back.iter().any(|(at, h)| h == host && *at == said)), "{cell}: {kept:?}, {back:?}");
+                    assert!(
+                        kept.iter().all(|host| back.iter().any(|(at, h)| h == host && at.since(said) <= Millis(500))),
+                        "{cell}: {kept:?}, {back:?}"
+                    );
                 }
             }
         }
@@ -336,12 +348,17 @@ fn an_acknowledged_investigation_is_cleared_once_latency_mends() -> R {
 #[test]
 fn a_cleared_investigation_is_not_opened_again_by_a_restart() -> R {
     let mut world = investigating();
+    // Most of what each host ever counted is slow.
+    world.pass(40);
     world.verb(Verb::Ack)?;
-    world.load = Box::new(|_, _| Load { total: 400, ..GOOD });
+    world.load = Box::new(|_, _| GOOD);
     world.until_state(RolloutState::Baking, 60);
     world.restart();
-    world.pass(30);
+    world.pass(10);
     assert_eq!(tripped(&world), 1, "{}", world.rollout.reason());
+    // But it is armed for what comes.
+    world.load = Box::new(|_, _| Load { latency_ms: 90, total: 400, ..GOOD });
+    world.until("it trips again", 40, |w| tripped(w) == 2);
     Ok(())
 }
 
@@ -579,7 +596,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn canary() -> String {
-    let stage = |percent: u8| format!("[[stage]]\nname = \"{percent} %\"\npercent = {percent}\nbake = \"10s\"\nsuccess = [\"error_rate < 0.5%\"]\n");
+    let stage = |percent: u8| {
+        format!("[[stage]]\nname = \"{percent} %\"\npercent = {percent}\nbake = \"10s\"\nsuccess = [\"error_rate < 0.5%\"]\n")
+    };
     let stages: String = [20, 50, 100].into_iter().map(stage).collect();
     let text = format!("{}{stages}", plan("strategy = \"canary\"\nwatch = \"40s\"\non_unreachable = \"skip\""));
     text.replace("after = \"60s\"", "after = \"20s\"").replace("deadline = \"120s\"", "deadline = \"30s\"")
@@ -602,10 +621,21 @@ fn check(world: &World, owed: &mut Option<Owed>) -> Result<(), TestCaseError> {
         *owed = None;
     }
     if let Some(due) = owed.as_ref().filter(|o| !(o.unheard && world.state().is_terminal())) {
-        prop_assert!(due.by.is_none_or(|by| world.now <= by), "lost: {due:?}, now {:?} {} {}", world.now, world.state(), world.rollout.reason());
+        prop_assert!(
+            due.by.is_none_or(|by| world.now <= by),
+            "lost: {due:?}, now {:?} {} {}",
+            world.now,
+            world.state(),
+            world.rollout.reason()
+        );
         prop_assert!(due.unheard || !world.state().is_terminal(), "ended in {} and {due:?} was forgotten", world.state());
     }
     prop_assert!(world.state().is_terminal() || world.rollout.poll_timeout().is_some());
+    Ok(())
+}
+
+/// After a restart it would be the same.
+fn check_fold(world: &World) -> Result<(), TestCaseError> {
     let folded = Rollout::fold("r1".parse().unwrap(), world.journal.iter().cloned()).unwrap();
     prop_assert_eq!(journaled(&folded), journaled(&world.rollout));
     Ok(())
@@ -697,6 +727,7 @@ fn perform(steps: &[Step]) -> Result<(), TestCaseError> {
             }
         }
         check(&world, &mut owed)?;
+        check_fold(&world)?;
     }
     check_journal(&world)?;
     // Whatever happened: it comes to an end once everybody is there, and a person answers.
@@ -719,7 +750,7 @@ fn perform(steps: &[Step]) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_verb_and_no_restart_loses_a_trigger_and_no_gate_is_gone_around(steps in steps()) {
@@ -728,7 +759,10 @@ proptest! {
 }
 
 fn declared_to_be_investigated() -> World {
-    let text = big_bang().replace("declared data-corruption\"\naction = \"emergency\"", "declared data-corruption\"\naction = \"investigate\"\nafter = \"60s\"");
+    let text = big_bang().replace(
+        "declared data-corruption\"\naction = \"emergency\"",
+        "declared data-corruption\"\naction = \"investigate\"\nafter = \"60s\"",
+    );
     let mut world = World::new(2, &["api"], &text);
     world.until_state(RolloutState::Baking, 30);
     world.declare("data-corruption").unwrap();

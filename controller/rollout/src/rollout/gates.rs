@@ -45,7 +45,8 @@ impl Rollout {
     /// judged. True if it is over.
     fn promoted_before(&mut self, now: Timestamp) -> bool {
         let Some(by) = self.promoted_all.clone() else { return false };
-        let holds_up = self.blind_since.is_some() || self.gate_verdict(now).is_none_or(|(v, _)| matches!(v, Verdict::Fail | Verdict::Error));
+        let holds_up =
+            self.blind_since.is_some() || self.gate_verdict(now).is_none_or(|(v, _)| matches!(v, Verdict::Fail | Verdict::Error));
         if !holds_up {
             self.pass_by(now, GateStep::Overridden, by);
         }
@@ -140,7 +141,8 @@ impl Rollout {
         self.look_at_sight(now, &stage);
         if let Some(asked) = self.asked_at {
             let deadline = self.plan.gating.analysis.deadline;
-            if now.since(asked) >= deadline {
+            // Who cannot see reverses as little as it advances.
+            if now.since(asked) >= deadline && self.blind_since.is_none() {
                 self.begin_back(now, format!("the gate {} was inconclusive and nobody decided within {deadline}: {why}", stage.name));
             }
             return;
@@ -149,7 +151,9 @@ impl Rollout {
             return;
         }
         match verdict {
-            Verdict::Pass if over || stage.standing => self.pass_by(now, GateStep::Passed, format!("{}: every criterion holds", stage.name)),
+            Verdict::Pass if over || stage.standing => {
+                self.pass_by(now, GateStep::Passed, format!("{}: every criterion holds", stage.name))
+            }
             Verdict::Inconclusive if over => match (self.plan.gating.analysis.inconclusive, gate.extended) {
                 (OnInconclusive::Fail, _) => {
                     self.step_gate(now, GateStep::Failed, why.clone());

@@ -25,9 +25,8 @@ impl Rollout {
             self.cancel_rest(now);
         }
         // Called back, but the order is missing.
-        let called = self.which(|t| {
-            t.state == TargetState::Reverting && t.counted && t.order.as_ref().is_some_and(|o| o.intent == Intent::Forward)
-        });
+        let called =
+            self.which(|t| t.state == TargetState::Reverting && t.counted && t.order.as_ref().is_some_and(|o| o.intent == Intent::Forward));
         for at in called {
             self.order(now, at, Intent::Back, Phase::Swap);
         }

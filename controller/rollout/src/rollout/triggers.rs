@@ -18,7 +18,9 @@ impl Rollout {
     /// Looks at every trigger, unless that was done just now and more messages of
     /// the same kind can wait for the next tick.
     pub(super) fn look_at_triggers(&mut self, now: Timestamp, at_once: bool) {
-        let armed = self.is_live() && self.state != RolloutState::RollingBack && self.changed_anything();
+        let back = self.state == RolloutState::RollingBack;
+        // On the way back only an emergency makes a difference: the others at once too.
+        let armed = self.is_live() && self.changed_anything() && !(back && self.emergency);
         if !armed || (!at_once && now.since(self.triggers_at) < LOOK_GAP) {
             return;
         }
@@ -26,12 +28,15 @@ impl Rollout {
         let arrived = self.book.unjudged_since.take().unwrap_or(now);
         for index in 0..self.plan.gating.triggers.len() {
             let Some(trigger) = self.plan.gating.triggers.get(index) else { continue };
+            if back && trigger.action != TriggerAction::Emergency {
+                continue;
+            }
             let investigated = self.investigation.as_ref().is_some_and(|i| i.trigger == index);
             let investigates = trigger.action == TriggerAction::Investigate;
             if investigates && (investigated || self.investigation.is_some()) {
                 continue;
             }
-            let from = self.trigger_from.get(index).copied().unwrap_or_default();
+            let from = self.cleared(index);
             let from = from.max(Timestamp(now.0.saturating_sub(self.plan.gating.analysis.window.0)));
             let Some(trip) = self.tripped(now, trigger, from, false) else { continue };
             let (when, action, after) = (trigger.when.to_string(), trigger.action, trigger.after);
@@ -53,6 +58,17 @@ impl Rollout {
             }
             let reason = format!("trigger {when}: {}; `ack` gives {after} more, else it goes back in {after}", trip.reason);
             self.append(now, Record::State { to: RolloutState::Paused, reason });
+        }
+    }
+
+    /// A trigger looks no further back than to where it was cleared. After a restart
+    /// hosts say again all that they counted, of before too: then it begins behind
+    /// their first words.
+    fn cleared(&self, index: usize) -> Timestamp {
+        let from = self.trigger_from.get(index).copied().unwrap_or_default();
+        match self.returned_at {
+            Some(back) if from.0 > 0 && back >= from => back + self.plan.gating.analysis.interval + self.plan.gating.analysis.interval,
+            _ => from,
         }
     }
 
@@ -82,7 +98,10 @@ impl Rollout {
         }
         // Something must have been seen since that shows it.
         let measured = !trigger.tests.is_empty();
-        let mended = open.acked && measured && self.seen_since(now, trigger, open.acked_at) && self.tripped(now, trigger, open.acked_at, true).is_none();
+        let mended = open.acked
+            && measured
+            && self.seen_since(now, trigger, open.acked_at)
+            && self.tripped(now, trigger, open.acked_at, true).is_none();
         if mended {
             self.append(now, Record::Investigation { trigger: open.trigger, step: InvestigationStep::Cleared, by: None });
             self.unpause(now, format!("trigger {when} was acknowledged and does not hold any more"));

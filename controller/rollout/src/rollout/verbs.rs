@@ -38,7 +38,9 @@ impl Rollout {
             // A rollout that stopped by itself stays where it is when that is over.
             (Verb::Pause, S::Paused) => None,
             (Verb::Resume, S::Paused) => return self.resume(now, by, because),
-            (Verb::Promote | Verb::PromoteAll, S::Running | S::Paused | S::Baking | S::Watching) => return self.promote(now, verb, by, because),
+            (Verb::Promote | Verb::PromoteAll, S::Running | S::Paused | S::Baking | S::Watching) => {
+                return self.promote(now, verb, by, because);
+            }
             (Verb::Ack, S::Paused) => return self.ack(now, by, because),
             (Verb::Halt, S::Running | S::Paused | S::Baking | S::Watching | S::RollingBack) => None,
             (Verb::Rollback, S::Running | S::Paused | S::Baking | S::Watching | S::Completed | S::Halted | S::Mixed) => {
@@ -168,7 +170,8 @@ impl Rollout {
     pub(super) fn attest(&mut self, now: Timestamp, item: &str, by: &str, note: &str) -> Result<(), VerbError> {
         let items: Vec<&str> = self.plan.gating.stages.iter().flat_map(|s| &s.attest).map(String::as_str).collect();
         if !items.contains(&item) {
-            let known = if items.is_empty() { "the plan asks for none".to_string() } else { format!("the plan asks for {}", items.join(", ")) };
+            let known =
+                if items.is_empty() { "the plan asks for none".to_string() } else { format!("the plan asks for {}", items.join(", ")) };
             return Err(self.refused(Verb::Promote, format!("{item:?} is not an item to attest: {known}")));
         }
         if !self.is_live() {

@@ -63,6 +63,8 @@ pub struct Load {
     pub latency_ms: u64,
     /// Critical messages, per second.
     pub critical: u64,
+    /// What other counters count, per second.
+    pub events: u64,
     /// A round of smoke tests fails.
     pub smoke_fails: bool,
     /// Every source but the smoke tests is in error.
@@ -72,7 +74,7 @@ pub struct Load {
 }
 
 /// A hundred good requests in a second.
-pub const GOOD: Load = Load { bad: 0, total: 100, latency_ms: 8, critical: 0, smoke_fails: false, error: None, silent: false };
+pub const GOOD: Load = Load { bad: 0, total: 100, latency_ms: 8, critical: 0, events: 0, smoke_fails: false, error: None, silent: false };
 
 /// All counted since a process began.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +84,7 @@ struct Counted {
     total: u64,
     buckets: [u64; 7],
     critical: u64,
+    events: u64,
     smoke_bad: u64,
     smoke_total: u64,
 }
@@ -522,6 +525,7 @@ impl World {
         let bucket = BOUNDS_US.iter().position(|b| load.latency_ms * 1_000 <= *b).unwrap_or(BOUNDS_US.len());
         counted.buckets[bucket] += load.total;
         counted.critical += load.critical;
+        counted.events += load.events;
         counted.smoke_bad += u64::from(load.smoke_fails);
         counted.smoke_total += 1;
         if !load.silent && self.hears(host) {
@@ -546,7 +550,8 @@ impl World {
                     Source::Probe { .. } | Source::Scrape { read: metric::ScrapeRead::Ratio { .. }, .. } => {
                         Reading::Ratio { bad: counted.bad, total: counted.total }
                     }
-                    Source::Journal { .. } | Source::Scrape { .. } => Reading::Count(counted.critical),
+                    Source::Journal { .. } => Reading::Count(counted.critical),
+                    Source::Scrape { .. } => Reading::Count(counted.events),
                     Source::Exec { .. } => Reading::Gauge(Number::new(counted.bad as f64).unwrap()),
                 };
                 let note = (reading == Reading::Failed).then(|| error.unwrap_or_default().to_string());
