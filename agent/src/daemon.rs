@@ -136,13 +136,17 @@ pub fn context(config: &Config, host: HostName, opt_dir: PathBuf) -> Result<Cont
     })
 }
 
-/// This boot.
+/// This boot, as the host's first process sees it. A system container has a boot
+/// id of its own mounted over the kernel's, and `ProtectKernelTunables=` of the
+/// agent's unit uncovers the latter: it would miss the container's reboots.
 ///
 /// # Errors
 /// [`StartError::BootId`].
 pub fn boot_id() -> Result<BootId, StartError> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|_| StartError::BootId)?;
-    text.trim().parse().map_err(|_| StartError::BootId)
+    const KERNEL: &str = "/proc/sys/kernel/random/boot_id";
+    // Not every agent may look through the first process's eyes.
+    let text = std::fs::read_to_string(format!("/proc/1/root{KERNEL}")).or_else(|_| std::fs::read_to_string(KERNEL));
+    text.map_err(|_| StartError::BootId)?.trim().parse().map_err(|_| StartError::BootId)
 }
 
 fn read_labels(paths: &Paths) -> BTreeMap<String, String> {

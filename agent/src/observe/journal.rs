@@ -22,7 +22,7 @@ use crate::context::Installed;
 use crate::error::chain;
 use crate::exec::{self, ExecError, Mode, Program};
 use crate::service::{Messages, unix_ms};
-use crate::smoke::journal::{Lines, journalctl, since_arg};
+use crate::smoke::journal::{Lines, follow, journalctl, since_arg};
 
 /// Between two looks at a log file.
 const LOOK: Duration = Duration::from_millis(250);
@@ -269,7 +269,7 @@ async fn in_unit(bench: &mut Bench, counters: &mut Counters, subject: &Subject, 
     counters.tell(counters.since(bench));
     loop {
         let place = cursor.as_ref().map_or_else(|| since_arg(start), |cursor| format!("--after-cursor={cursor}"));
-        let command = of_unit(program, &unit, &[place, "--follow".to_owned(), "--no-tail".to_owned()]);
+        let command = of_unit(program, &unit, &[[place].as_slice(), &follow(&bench.ctx.boot_id)].concat());
         let since = counters.since(bench);
         let mut lines = Lines::of(JSON_BYTES_MAX);
         let mut sink = |bytes: &[u8]| {

@@ -5,6 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tidegate_protocol::BootId;
 use tokio::time::Instant;
 
 use super::{Attempt, Beside};
@@ -40,7 +41,8 @@ pub(super) async fn attempt(beside: &Beside<'_>, deny: &[String], watch: Duratio
 /// The host's journal follows the unit for as long as is watched.
 async fn in_journal(beside: &Beside<'_>, unit: &str, watch: Duration, scanner: &mut Scanner) -> Result<(), Attempt> {
     let since = beside.since.map_or_else(crate::service::unix_ms, |mark| mark.unix_ms);
-    let program = journalctl(unit, &[since_arg(since), "--output=cat".to_owned(), "--follow".to_owned(), "--no-tail".to_owned()]);
+    let form = [since_arg(since), "--output=cat".to_owned()];
+    let program = journalctl(unit, &[form.as_slice(), &follow(&beside.ctx.boot_id)].concat());
     let watch = watch.max(WATCH_MIN);
     let ran = exec::run_program(&program, Path::new("/"), Mode::Manager, None, watch, &mut |bytes| scanner.take(bytes)).await;
     scanner.end();
@@ -58,6 +60,13 @@ pub(crate) fn journalctl(unit: &str, args: &[String]) -> Program {
     // The unit's own messages, not systemd's about it.
     let own = [format!("_SYSTEMD_UNIT={unit}"), "--no-pager".to_owned(), "--quiet".to_owned()];
     Program { path: "journalctl".into(), args: own.into_iter().chain(args.iter().cloned()).collect() }
+}
+
+/// What is there, and what comes. Following shows one boot only, by default the one
+/// that `journalctl` itself sees: within the agent's sandbox that may be another
+/// than the journal's, and nothing would ever come.
+pub(crate) fn follow(boot: &BootId) -> [String; 3] {
+    [format!("--boot={}", boot.as_str().replace('-', "")), "--follow".to_owned(), "--no-tail".to_owned()]
 }
 
 /// Messages from then on.
