@@ -291,13 +291,23 @@ impl Rollout {
             }
             Record::Switch { host, component, generation, intent, to } => {
                 if let Some(run) = self.at(host, component).and_then(|i| self.targets.get_mut(i)) {
-                    run.switch = Some(Switch { generation: *generation, intent: *intent, to: *to, at, ended: None, put_back: false, of_before: false });
+                    run.switch = Some(Switch {
+                        generation: *generation,
+                        intent: *intent,
+                        to: *to,
+                        at,
+                        ended_at: None,
+                        ended: None,
+                        put_back: false,
+                        of_before: false,
+                    });
                 }
             }
             Record::Switched { host, component, generation, active, failure } => {
                 let run = self.index.get(&(host.clone(), component.clone())).and_then(|i| self.targets.get_mut(*i));
                 let Some(run) = run else { return };
                 if let Some(switch) = run.switch.as_mut().filter(|s| s.generation == *generation) {
+                    switch.ended_at = Some(at);
                     switch.ended = Some(failure.clone().map_or(Ok(()), Err));
                     switch.put_back = failure.is_some() && *active == Some(switch.to.other());
                     if let Some(failure) = failure.as_ref().filter(|_| switch.intent == Intent::Forward) {

@@ -193,6 +193,9 @@ impl Rollout {
             let Some(window) = series.since(from) else { continue };
             let own = recent.and_then(|least| series.recent(from, least));
             exhibit.changed = pooled(exhibit.changed.take(), &window);
+            if let (Tally::Count(1..), Some(note)) = (&window.0, series.note()) {
+                exhibit.said.push((target.origin.host.clone(), note.to_string()));
+            }
             exhibit.hosts.push(HostExhibit { host: target.origin.host.clone(), window, recent: own });
         }
         if let Some(least) = recent {
@@ -241,7 +244,7 @@ impl Rollout {
             let count = self.alerts_new.len() as u64;
             return Exhibit { changed: seen.then_some((Tally::Count(count), Millis(0))), ..Exhibit::default() };
         }
-        Exhibit { changed: tally(Group::Changed), recent: None, hosts: Vec::new(), control: tally(Group::Control), baseline, errors: Vec::new() }
+        Exhibit { changed: tally(Group::Changed), control: tally(Group::Control), baseline, ..Exhibit::default() }
     }
 
     /// The targets that a metric is about.

@@ -200,10 +200,11 @@ impl Rollout {
     fn settled_so_far(&mut self, now: Timestamp) -> bool {
         // Blue-green: what is judged on the idle sides comes before the switch.
         let before_switch = self.stage().is_some_and(|(_, stage)| stage.standing);
-        if self.plan.blue_green.is_some() && !before_switch {
-            if let Some(moved) = self.switching(now) {
-                return moved;
-            }
+        if self.plan.blue_green.is_some()
+            && !before_switch
+            && let Some(moved) = self.switching(now)
+        {
+            return moved;
         }
         // Nothing that came may be left unseen by an end.
         self.look_at_triggers(now, self.book.unjudged_since.is_some());

@@ -11,11 +11,17 @@ use alloc::vec::Vec;
 
 use tidegate_protocol::report::Failure;
 use tidegate_protocol::side::SwitchProgress;
-use tidegate_protocol::{Assignment, Cause, Generation, HostName, Intent, Phase, Side, SideAssignment, SidesReport, SwitchOrder, Target, Timestamp};
+use tidegate_protocol::{
+    Assignment, Cause, Generation, HostName, Intent, Millis, Phase, Side, SideAssignment, SidesReport, SwitchOrder, Target, Timestamp,
+};
 
 use super::decide::plus;
 use super::{GRACE, Rollout, TargetRun};
 use crate::record::{Record, RolloutState, Step, TargetState};
+
+/// A front that is told to switch finishes what it serves: the side that it left is
+/// stopped only after this.
+const DRAIN: Millis = Millis::from_secs(5);
 
 /// The newest switch of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +30,8 @@ pub(crate) struct Switch {
     pub(crate) intent: Intent,
     pub(crate) to: Side,
     pub(crate) at: Timestamp,
+    /// When it ended.
+    pub(crate) ended_at: Option<Timestamp>,
     /// How it ended: the ordered side serves, or why not.
     pub(crate) ended: Option<Result<(), Failure>>,
     /// It failed, and the host itself put the traffic back, as it says.
@@ -104,9 +112,14 @@ impl Rollout {
         let Some(switch) = target.switch.as_ref().filter(|s| s.generation == report.generation && s.ended.is_none()) else { return moved };
         let failure = match report.progress {
             SwitchProgress::Switched if report.active == Some(switch.to) => None,
-            SwitchProgress::Switched => Some(Failure { cause: Cause::StartFailed, message: "says it switched, but another side serves".to_string() }),
+            SwitchProgress::Switched => {
+                Some(Failure { cause: Cause::StartFailed, message: "says it switched, but another side serves".to_string() })
+            }
             SwitchProgress::Failed | SwitchProgress::Stuck => Some(
-                report.failure.clone().unwrap_or(Failure { cause: Cause::StartFailed, message: "the switch failed without a reason".to_string() }),
+                report
+                    .failure
+                    .clone()
+                    .unwrap_or(Failure { cause: Cause::StartFailed, message: "the switch failed without a reason".to_string() }),
             ),
             SwitchProgress::None | SwitchProgress::Switching => return moved,
         };
@@ -149,7 +162,9 @@ impl Rollout {
             let Some(target) = self.targets.get(at) else { continue };
             if !target.must_switch_back() {
                 let stopped = target.order.as_ref().is_some_and(|o| o.intent == Intent::Back);
-                if !stopped {
+                let left_at = target.switch.as_ref().and_then(|s| s.ended_at);
+                let serves = left_at.is_some_and(|at| now.since(at) < DRAIN) && !self.emergency;
+                if !stopped && !serves {
                     self.order(now, at, Intent::Back, Phase::Swap);
                 }
                 continue;

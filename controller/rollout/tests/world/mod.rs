@@ -2,92 +2,26 @@
 //! told to misbehave: orders are carried out, processes start, requests are counted
 //! and told like an agent tells them. Time passes only when a test says so.
 
-#![allow(dead_code, unreachable_pub, reason = "each test program uses another part of it")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test program uses another part of it")]
+
+mod look;
+mod requests;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidegate_protocol::metric::{Reading, Source};
-use tidegate_protocol::release::{FileEntry, MANIFEST_SCHEMA, Proof, Runbook, Service};
-use tidegate_protocol::report::{Failure, Running, ServiceState};
+use tidegate_protocol::report::{Failure, ServiceState};
 use tidegate_protocol::side::{SideReport, SwitchProgress};
 use tidegate_protocol::*;
-use tidegate_rollout::gate::{Group, Verdict};
 use tidegate_rollout::plan::{FleetComponent, FleetSides};
-use tidegate_rollout::record::GateStep;
 use tidegate_rollout::spec::Strategy;
-use tidegate_rollout::status::{StatusDoc, status};
+use tidegate_rollout::status::status;
 use tidegate_rollout::*;
 
+pub use requests::{GOOD, Load};
+pub use words::{absent, manifest, report, running, running_since, started};
+
 pub type R = Result<(), Box<dyn std::error::Error>>;
-
-/// Upper bounds of the latency histogram, microseconds.
-const BOUNDS_US: [u64; 6] = [5_000, 10_000, 20_000, 50_000, 100_000, 500_000];
-
-pub fn manifest(version: &str, components: &[&str]) -> (ReleaseRef, Release) {
-    let component = |name: &&str| Component {
-        name: name.parse().unwrap(),
-        files: vec![FileEntry { path: "bin/x".parse().unwrap(), digest: Digest::of(version.as_bytes()), size: 1, mode: 0o555 }],
-        links: BTreeMap::new(),
-        service: Service::Supervised { run: vec!["bin/x".into(), "${side}".into()], env: BTreeMap::new() },
-        proof: Proof::Executable,
-        check: None,
-        before: None,
-        after: None,
-        arch: None,
-        keep: 3,
-        smoke: Vec::new(),
-    };
-    let release = Release {
-        schema: MANIFEST_SCHEMA,
-        name: "shop".parse().unwrap(),
-        version: version.parse().unwrap(),
-        notes: None,
-        known_issues: None,
-        runbook: Runbook::default(),
-        expires: None,
-        floor: None,
-        tasks: Vec::new(),
-        components: components.iter().map(component).collect(),
-    };
-    (ReleaseRef { id: release.id(), manifest: Digest::of(version.as_bytes()) }, release)
-}
-
-/// What one host does in a second, and what its agent says of it.
-#[derive(Clone, Debug)]
-pub struct Load {
-    /// Bad requests, per second.
-    pub bad: u64,
-    /// All requests, per second.
-    pub total: u64,
-    /// Of each request.
-    pub latency_ms: u64,
-    /// Critical messages, per second.
-    pub critical: u64,
-    /// What other counters count, per second.
-    pub events: u64,
-    /// A round of smoke tests fails.
-    pub smoke_fails: bool,
-    /// Every source but the smoke tests is in error.
-    pub error: Option<&'static str>,
-    /// The agent says nothing at all.
-    pub silent: bool,
-}
-
-/// A hundred good requests in a second.
-pub const GOOD: Load = Load { bad: 0, total: 100, latency_ms: 8, critical: 0, events: 0, smoke_fails: false, error: None, silent: false };
-
-/// All counted since a process began.
-#[derive(Clone, Debug, Default)]
-struct Counted {
-    since: u64,
-    bad: u64,
-    total: u64,
-    buckets: [u64; 7],
-    critical: u64,
-    events: u64,
-    smoke_bad: u64,
-    smoke_total: u64,
-}
 
 /// How a world begins.
 pub struct Setup {
@@ -133,9 +67,9 @@ pub struct World {
     pub swaps: Vec<(HostName, Generation)>,
     pub switched: Vec<(HostName, Side)>,
     /// By host, and whether it runs the new release.
-    pub load: Box<dyn Fn(&HostName, bool) -> Load>,
-    counted: BTreeMap<(HostName, ComponentName, Option<Side>), Counted>,
-    done: BTreeMap<(HostName, ComponentName, Option<Side>), (Generation, Phase)>,
+    pub load: Loads,
+    counted: BTreeMap<Place, requests::Counted>,
+    done: BTreeMap<Place, (Generation, Phase)>,
     states: BTreeMap<(HostName, ComponentName), TargetState>,
     inbox: Vec<Order>,
     watched: BTreeMap<HostName, Vec<Watch>>,
@@ -143,6 +77,12 @@ pub struct World {
     pub kill_at: Option<usize>,
     pub killed: bool,
 }
+
+/// What a host does in a second, by host and whether it runs the new release.
+type Loads = Box<dyn Fn(&HostName, bool) -> Load>;
+
+/// A link of a component on a host.
+type Place = (HostName, ComponentName, Option<Side>);
 
 enum Order {
     Assign(HostName, Assignment),
@@ -206,7 +146,7 @@ impl World {
             })
             .collect();
         let plan = if drill {
-            Plan::resolve_drill(&spec, &new, &release, &fleet, &plan::DrillScope::First).unwrap()
+            Plan::resolve_drill(&spec, &new, &release, &fleet, &DrillScope::First).unwrap()
         } else {
             Plan::resolve(&spec, &new, &release, &fleet).unwrap()
         };
@@ -487,95 +427,6 @@ impl World {
         self.until(state.word(), most_secs, |w| w.rollout.state() == state);
     }
 
-    /// A second of requests everywhere, and what the agents say of it.
-    fn requests(&mut self) {
-        let places: BTreeSet<HostName> = self.hosts.keys().map(|(h, _)| h.clone()).collect();
-        for host in places {
-            let watches = self.rollout.watches(&host);
-            for watch in &watches {
-                self.second(&host, watch);
-            }
-            if !watches.is_empty() {
-                self.watched.insert(host, watches);
-            }
-        }
-    }
-
-    fn serving(&self, host: &HostName, watch: &Watch) -> Option<ComponentReport> {
-        let key = (host.clone(), watch.component.clone());
-        match watch.side {
-            None => self.hosts.get(&key).cloned(),
-            Some(side) => self.sides.get(&key)?.sides.iter().find(|s| s.side == side).map(|s| s.report.clone()),
-        }
-    }
-
-    fn second(&mut self, host: &HostName, watch: &Watch) {
-        let Some(process) =
-            self.serving(host, watch).and_then(|r| r.running.map(|run| (run.started_at_unix_ms, r.current == Some(self.new.clone()))))
-        else {
-            return;
-        };
-        let load = (self.load)(host, process.1);
-        let counted = self.counted.entry((host.clone(), watch.component.clone(), watch.side)).or_default();
-        if counted.since != process.0 {
-            *counted = Counted { since: process.0, ..Counted::default() };
-        }
-        counted.bad += load.bad;
-        counted.total += load.total;
-        let bucket = BOUNDS_US.iter().position(|b| load.latency_ms * 1_000 <= *b).unwrap_or(BOUNDS_US.len());
-        counted.buckets[bucket] += load.total;
-        counted.critical += load.critical;
-        counted.events += load.events;
-        counted.smoke_bad += u64::from(load.smoke_fails);
-        counted.smoke_total += 1;
-        if !load.silent && self.hears(host) {
-            self.tell(host, watch, load.error);
-        }
-    }
-
-    /// Says again what is counted so far.
-    fn tell(&mut self, host: &HostName, watch: &Watch, error: Option<&str>) {
-        let Some(counted) = self.counted.get(&(host.clone(), watch.component.clone(), watch.side)) else { return };
-        let readings = watch
-            .observers
-            .iter()
-            .map(|observer| {
-                let reading = match &observer.source {
-                    Source::Smoke => Reading::Ratio { bad: counted.smoke_bad, total: counted.smoke_total },
-                    _ if error.is_some() => Reading::Failed,
-                    Source::Probe { read: metric::ProbeRead::Latency, .. }
-                    | Source::Scrape { read: metric::ScrapeRead::Histogram { .. }, .. } => {
-                        Reading::Histogram { bounds_us: BOUNDS_US.to_vec(), counts: counted.buckets.to_vec() }
-                    }
-                    Source::Probe { .. } | Source::Scrape { read: metric::ScrapeRead::Ratio { .. }, .. } => {
-                        Reading::Ratio { bad: counted.bad, total: counted.total }
-                    }
-                    Source::Journal { .. } => Reading::Count(counted.critical),
-                    Source::Scrape { .. } => Reading::Count(counted.events),
-                    Source::Exec { .. } => Reading::Gauge(Number::new(counted.bad as f64).unwrap()),
-                };
-                let note = (reading == Reading::Failed).then(|| error.unwrap_or_default().to_string());
-                metric::MetricReading { metric: observer.metric.clone(), since_unix_ms: counted.since, reading, note }
-            })
-            .collect();
-        let samples = Samples { component: watch.component.clone(), side: watch.side, readings };
-        self.handle(Event::Samples(host, &samples)).unwrap();
-    }
-
-    /// One more sample of a host, with so much on top of what it counted; it is
-    /// told at once, as the host was last asked to.
-    pub fn sample(&mut self, host: &HostName, load: &Load) {
-        let watches = self.rollout.watches(host);
-        let watches = if watches.is_empty() { self.watched.get(host).cloned().unwrap_or_default() } else { watches };
-        for watch in watches {
-            let once = load.clone();
-            let before = std::mem::replace(&mut self.load, Box::new(move |_, _| once.clone()));
-            self.second(host, &watch);
-            self.load = before;
-        }
-        self.run();
-    }
-
     /// The controller is killed and comes back; every host that hears says hello.
     pub fn restart(&mut self) {
         self.restart_at(self.journal.len());
@@ -656,130 +507,5 @@ impl World {
             self.handle(Event::Fetched { metric, group, result: value.as_ref().map_err(|why| *why) }).unwrap();
         }
         self.run();
-    }
-
-    pub fn status(&self) -> StatusDoc {
-        status(&self.rollout)
-    }
-
-    pub fn state(&self) -> RolloutState {
-        self.rollout.state()
-    }
-
-    pub fn state_of(&self, i: usize) -> TargetState {
-        self.status().hosts.iter().find(|h| h.host == name(i)).unwrap().state
-    }
-
-    pub fn everyone_on(&self, release: &ReleaseRef) -> bool {
-        self.hosts.values().all(|h| h.current.as_ref() == Some(release))
-    }
-
-    /// Hosts on the new release.
-    pub fn changed(&self) -> usize {
-        self.hosts.values().filter(|h| h.current.as_ref() == Some(&self.new)).count()
-    }
-
-    /// What became of gates, in order.
-    pub fn gate_steps(&self) -> Vec<GateStep> {
-        self.journal
-            .iter()
-            .filter_map(|(_, r)| match r {
-                Record::Gate { step, .. } => Some(*step),
-                _ => None,
-            })
-            .collect()
-    }
-
-    /// The last verdict journaled.
-    pub fn verdict(&self) -> Option<Verdict> {
-        self.journal.iter().rev().find_map(|(_, r)| match r {
-            Record::Judged { verdict, .. } => Some(*verdict),
-            _ => None,
-        })
-    }
-
-    pub fn count(&self, pick: impl Fn(&Record) -> bool) -> usize {
-        self.journal.iter().filter(|(_, r)| pick(r)).count()
-    }
-
-    pub fn at(&self, pick: impl Fn(&Record) -> bool) -> Option<Timestamp> {
-        self.journal.iter().find(|(_, r)| pick(r)).map(|(at, _)| *at)
-    }
-
-    /// The hosts ordered back, in order.
-    pub fn ordered_back(&self) -> Vec<(Timestamp, HostName)> {
-        self.journal
-            .iter()
-            .filter_map(|(at, r)| match r {
-                Record::Ordered { host, intent: Intent::Back, .. } => Some((*at, host.clone())),
-                _ => None,
-            })
-            .collect()
-    }
-
-    /// The side that serves, by host.
-    pub fn active(&self) -> Vec<Option<Side>> {
-        self.sides.values().map(|s| s.active).collect()
-    }
-
-    /// What a group of hosts was last seen at, before the first swap.
-    pub fn sealed(&self, metric: &str) -> Option<f64> {
-        self.status().baseline.iter().find(|o| o.metric == metric && o.group == Group::Baseline)?.value.map(Number::get)
-    }
-}
-
-pub fn running(bytes: &[u8]) -> Running {
-    running_since(bytes, 1)
-}
-
-pub fn running_since(bytes: &[u8], started_at_unix_ms: u64) -> Running {
-    Running { pid: 1, started_at_unix_ms, start_ticks: 1, sha256: Some(Digest::of(bytes)) }
-}
-
-fn started(report: ComponentReport, bytes: &[u8], now: Timestamp) -> ComponentReport {
-    ComponentReport { running: Some(running_since(bytes, now.0)), ..report }
-}
-
-pub fn report(component: &ComponentName, release: &ReleaseRef) -> ComponentReport {
-    ComponentReport {
-        component: component.clone(),
-        generation: Generation::new(1, 6),
-        progress: Progress::Confirmed,
-        failure: None,
-        current: Some(release.clone()),
-        previous: None,
-        service: ServiceState::Running,
-        running: Some(running(b"1")),
-        tree_sha256: Some(Digest::of(b"t1")),
-        was_unhealthy: false,
-        smoke: Vec::new(),
-        staged_bytes: 0,
-        fetched_bytes: 0,
-        cpu_permille: 0,
-        memory_bytes: 0,
-        restarts: 0,
-        lease_left_ms: None,
-    }
-}
-
-pub fn absent(component: &ComponentName) -> ComponentReport {
-    ComponentReport {
-        component: component.clone(),
-        generation: Generation::ZERO,
-        progress: Progress::Confirmed,
-        failure: None,
-        current: None,
-        previous: None,
-        service: ServiceState::Absent,
-        running: None,
-        tree_sha256: None,
-        was_unhealthy: false,
-        smoke: Vec::new(),
-        staged_bytes: 0,
-        fetched_bytes: 0,
-        cpu_permille: 0,
-        memory_bytes: 0,
-        restarts: 0,
-        lease_left_ms: None,
     }
 }
