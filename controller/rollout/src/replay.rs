@@ -135,11 +135,10 @@ impl Run {
         });
         Exhibit {
             changed: group(Group::Changed).and_then(tally),
-            recent: None,
             hosts: worst.into_iter().collect(),
             control: group(Group::Control).and_then(tally),
             baseline: group(Group::Baseline).cloned(),
-            errors: Vec::new(),
+            ..Exhibit::default()
         }
     }
 

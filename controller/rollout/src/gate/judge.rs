@@ -27,6 +27,8 @@ use crate::condition::Op;
 const RATE_SAMPLES: u64 = 100;
 /// Most errors named in one reason.
 const ERRORS_NAMED: usize = 3;
+/// Most hosts whose events are named in one reason.
+const SAID_NAMED: usize = 3;
 
 /// What there is about one metric.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +44,8 @@ pub struct Exhibit {
     pub control: Option<(Tally, Millis)>,
     /// Sealed before the first swap.
     pub baseline: Option<Observed>,
+    /// Of events: the last one of each changed host that had one.
+    pub said: Vec<(HostName, String)>,
     /// Sources that cannot be read now, one sentence each.
     pub errors: Vec<String>,
 }
@@ -382,6 +386,17 @@ fn holds(test: &Test, metric: &Metric, reference: Option<&Against>, window: &(Ta
     (!doubted).then_some(seen)
 }
 
+/// `; h2: "out of paper"`: whose events they were, and the last of each.
+fn said(exhibit: &Exhibit, only: Option<&HostName>) -> String {
+    let of = exhibit.said.iter().filter(|(host, _)| only.is_none_or(|only| host == only));
+    let mut text: String = of.clone().take(SAID_NAMED).map(|(host, note)| format!("; {host}: {note:?}")).collect();
+    let more = of.count().saturating_sub(SAID_NAMED);
+    if more > 0 {
+        text += &format!("; and {more} more");
+    }
+    text
+}
+
 fn reason(
     criterion: &Criterion,
     metric: &Metric,
@@ -399,7 +414,8 @@ fn reason(
     };
     let limit = limit_words(&criterion.test, metric, seen.bound, reference);
     let value = digits(seen.value);
-    let head = format!("{}{whom} is {value}{unit}{from}; wanted {limit}", criterion.metric);
+    let said = if seen.holds { String::new() } else { said(exhibit, host) };
+    let head = format!("{}{whom} is {value}{unit}{from}; wanted {limit}{said}", criterion.metric);
     match (verdict, &criterion.fails_beyond) {
         (Verdict::Pass | Verdict::Error, _) => head,
         (Verdict::Fail, _) if metric.kind == Kind::Count => format!("{head}; it cannot come down again"),
@@ -450,7 +466,9 @@ pub fn trips(test: &TriggerTest, metric: &Metric, exhibit: &Exhibit) -> Option<T
     let pooled = exhibit.changed.as_ref().and_then(|w| judged(w, false, false)).map(|found| (found, "over"));
     let pooled = pooled.or_else(|| exhibit.recent.as_ref().and_then(|w| lately(w, false)).map(|found| (found, "over the last")));
     if let Some(((seen, over), words)) = pooled {
-        return Some(trip(test, metric, reference, &seen, over, words, None));
+        let mut trip = trip(test, metric, reference, &seen, over, words, None);
+        trip.reason += &said(exhibit, None);
+        return Some(trip);
     }
     let hosts = exhibit.hosts.iter().filter_map(|host| {
         let window = judged(&host.window, true, true).map(|found| (found, "over"));
@@ -458,7 +476,11 @@ pub fn trips(test: &TriggerTest, metric: &Metric, exhibit: &Exhibit) -> Option<T
         Some((found, &host.host))
     });
     let worst = hosts.max_by(|((one, _), _), ((two, _), _)| distance(&one.0).total_cmp(&distance(&two.0)));
-    worst.map(|(((seen, over), words), host)| trip(test, metric, reference, &seen, over, words, Some(host)))
+    worst.map(|(((seen, over), words), host)| {
+        let mut trip = trip(test, metric, reference, &seen, over, words, Some(host));
+        trip.reason += &said(exhibit, Some(host));
+        trip
+    })
 }
 
 fn trip(

@@ -26,6 +26,8 @@ const WHY_BYTES_MAX: usize = 512;
 #[derive(Clone, Debug, Default)]
 pub struct Series {
     error: Option<(Timestamp, String)>,
+    /// What the last good reading said of itself.
+    note: Option<String>,
     /// Readings whose counting began before it are not heard.
     process: Option<u64>,
     shape: Shape,
@@ -141,7 +143,7 @@ impl Series {
         Self { process: Some(process_unix_ms), ..Self::default() }
     }
 
-    /// Takes a reading in. `note` says why one failed.
+    /// Takes a reading in. `note` says why one failed, or what was counted last.
     pub fn push(&mut self, now: Timestamp, since_unix_ms: u64, reading: &Reading, note: Option<&str>) {
         if self.process.is_some_and(|process| since_unix_ms < process) {
             return;
@@ -155,6 +157,7 @@ impl Series {
             return;
         };
         self.error = None;
+        self.note = note.map(short);
         if self.shape != shape {
             self.begin(now, since_unix_ms, shape, raw);
             return;
@@ -185,11 +188,7 @@ impl Series {
     }
 
     fn failed(&mut self, now: Timestamp, why: &str) {
-        let mut end = why.len().min(WHY_BYTES_MAX);
-        while !why.is_char_boundary(end) {
-            end -= 1;
-        }
-        let why = why.get(..end).unwrap_or_default().to_string();
+        let why = short(why);
         let since = self.error.as_ref().map_or(now, |(since, _)| *since);
         self.error = Some((since, why));
     }
@@ -223,6 +222,12 @@ impl Series {
     #[must_use]
     pub fn error(&self) -> Option<(Timestamp, &str)> {
         self.error.as_ref().map(|(at, why)| (*at, why.as_str()))
+    }
+
+    /// What the last good reading said of itself: the last message that counted.
+    #[must_use]
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// When the last good reading came.
@@ -278,6 +283,14 @@ impl Series {
         let grown = self.shape.tally(&last.counts)?.minus(&self.shape.tally(&base.counts)?)?;
         Some((grown, last.at.since(base.at)))
     }
+}
+
+fn short(text: &str) -> String {
+    let mut end = text.len().min(WHY_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default().to_string()
 }
 
 #[cfg(test)]

@@ -69,6 +69,14 @@ fn a_critical_error_needs_no_second_one() {
     let trip = trips(&more(0.0, 1_000), &metric(Kind::Count), &window((Tally::Count(1), Millis(0)))).unwrap();
     assert_eq!(trip.reason, "m is 1 over the changed hosts together; limit > 0");
     assert_eq!(trips(&more(0.0, 1), &metric(Kind::Count), &window((Tally::Count(0), Millis(0)))), None);
+    // Whose it was, and what it said.
+    let said = ["h2", "h3", "h5", "h8"].map(|host| (host.parse().unwrap(), "out of \u{1b}paper".to_owned()));
+    let reason = |count: usize| {
+        let exhibit = Exhibit { said: said[..count].to_vec(), ..window((Tally::Count(count as u64), Millis(0))) };
+        trips(&more(0.0, 1), &metric(Kind::Count), &exhibit).unwrap().reason
+    };
+    assert_eq!(reason(1), r#"m is 1 over the changed hosts together; limit > 0; h2: "out of \u{1b}paper""#);
+    assert!(reason(4).ends_with(r#"; h5: "out of \u{1b}paper"; and 1 more"#), "{}", reason(4));
 }
 
 #[test]
