@@ -6,7 +6,7 @@ use tidegate_integration_tests::ports::free_port;
 use tidegate_integration_tests::{Fleet, Plan};
 
 use crate::gating::{
-    SCRAPED, Story, expect_back, is_gate, is_kind, is_state, is_swap_order, judged, over_one_percent, traffic, two_releases, verdicts,
+    SCRAPED, Story, expect_back, is_gate, is_kind, is_state, is_swap_order, judged, over_one_percent, traffic, two_releases,
 };
 use crate::{Result, SOON, expect_state, in_state};
 
@@ -31,39 +31,54 @@ fn no_traffic_is_never_success() -> Result {
     expect_back(&fleet, &before)
 }
 
-#[test]
-fn a_source_that_cannot_be_read_is_refused_before_any_host_is_touched() -> Result {
-    let fleet = two_releases(2, &["latency_ms = 20"])?;
+/// Tries a plan for each (what, lines of `[metrics.error_rate]`, what is said).
+fn each_is_refused(fleet: &Fleet, cases: &[(&str, &[&str], &[&str])]) -> Result {
     let before = fleet.observed("api")?;
-    let load = traffic(&fleet, 20, 20)?;
-    let nobody = free_port()?;
-    let url = "url = \"http://127.0.0.1:${var.port}/metrics\"";
-    let dead = format!("url = \"http://127.0.0.1:{nobody}/metrics\"");
-    let dead_server = format!("url = \"http://127.0.0.1:{nobody}\"");
-    let (scrape, bad, total) = (SCRAPED[0], SCRAPED[2], SCRAPED[3]);
-    let query = "query = 'sum(rate(http_requests_total{host=~\"$hosts\"}[5s]))'";
-    let cases: &[(&str, &[&str], &[&str])] = &[
-        (
-            "no such series",
-            &[scrape, url, bad, "total = \"http_request_total\""],
-            &["error_rate", "http_request_total", "http_requests_total"],
-        ),
-        ("no such page", &[scrape, "url = \"http://127.0.0.1:${var.port}/metrix\"", bad, total], &["error_rate", "404"]),
-        ("nobody listens", &[scrape, &dead, bad, total], &["error_rate", &format!("{nobody}")]),
-        ("no such variable", &[scrape, "url = \"http://127.0.0.1:${var.prot}/metrics\"", bad, total], &["error_rate", "prot"]),
-        ("not this machine", &[scrape, "url = \"http://192.0.2.1/metrics\"", bad, total], &["error_rate", "192.0.2.1"]),
-        ("no such server", &["source = \"prometheus\"", &dead_server, query], &["error_rate", &format!("{nobody}")]),
-        ("no such command", &["source = \"exec\"", "run = [\"count-errors\"]"], &["error_rate", "count-errors"]),
-    ];
+    let load = traffic(fleet, 20, 20)?;
     for (what, lines, says) in cases {
         let lines: Vec<&str> = lines.iter().copied().chain(["min_samples = 10"]).collect();
-        expect_refused(&fleet, &two_stages("2s").metric("error_rate", &lines), says).context(*what)?;
+        let says: Vec<&str> = says.iter().copied().chain(["error_rate"]).collect();
+        expect_refused(fleet, &two_stages("2s").metric("error_rate", &lines), &says).with_context(|| (*what).to_owned())?;
     }
+    drop(load);
+    expect_back(fleet, &before)
+}
+
+#[test]
+fn a_page_that_does_not_say_it_is_refused_before_any_host_is_touched() -> Result {
+    let fleet = two_releases(2, &["latency_ms = 20"])?;
+    let url = "url = \"http://127.0.0.1:${var.port}/metrics\"";
+    let (scrape, bad, total) = (SCRAPED[0], SCRAPED[2], SCRAPED[3]);
+    each_is_refused(
+        &fleet,
+        &[
+            // What there is instead is said too.
+            ("no such series", &[scrape, url, bad, "total = \"http_request_total\""], &["http_request_total", "http_requests_total"]),
+            ("no such page", &[scrape, "url = \"http://127.0.0.1:${var.port}/metrix\"", bad, total], &["404"]),
+            ("no such variable", &[scrape, "url = \"http://127.0.0.1:${var.prot}/metrics\"", bad, total], &["prot"]),
+            ("not this machine", &[scrape, "url = \"http://192.0.2.1/metrics\"", bad, total], &["192.0.2.1"]),
+        ],
+    )?;
     // A criterion without a source is not one that holds.
     let nameless = judged("canary").stage("Full", 100, "1s", &["error_rate < 0.1%", "queue_length < 5"]);
-    expect_refused(&fleet, &nameless, &["queue_length"]).context("a criterion without a source")?;
-    drop(load);
-    expect_back(&fleet, &before)
+    expect_refused(&fleet, &nameless, &["queue_length"]).context("a criterion without a source")
+}
+
+#[test]
+fn a_source_that_does_not_answer_is_refused_before_any_host_is_touched() -> Result {
+    let fleet = two_releases(2, &["latency_ms = 20"])?;
+    let nobody = free_port()?.to_string();
+    let dead = format!("url = \"http://127.0.0.1:{nobody}/metrics\"");
+    let dead_server = format!("url = \"http://127.0.0.1:{nobody}\"");
+    let query = "query = 'sum(rate(http_requests_total{host=~\"$hosts\"}[5s]))'";
+    each_is_refused(
+        &fleet,
+        &[
+            ("nobody listens", &[SCRAPED[0], &dead, SCRAPED[2], SCRAPED[3]], &[&nobody]),
+            ("no such server", &["source = \"prometheus\"", &dead_server, query], &[&nobody]),
+            ("no such command", &["source = \"exec\"", "run = [\"count-errors\"]"], &["count-errors"]),
+        ],
+    )
 }
 
 /// `start --wait` says no, names what it is about, and orders nothing.
@@ -141,7 +156,7 @@ fn an_inconclusive_gate_can_be_promoted_and_a_fail_cannot() -> Result {
     let failed = fleet.wait_status(&id, "it goes back", SOON, |status| {
         (status["state"] == "rolling-back" || status["state"] == "rolled-back").then(|| status.clone())
     })?;
-    ensure!(verdicts(&failed).iter().any(|(_, verdict)| verdict == "fail"), "{failed:#}");
+    ensure!(failed["reason"].as_str().is_some_and(|why| why.contains("error_rate > 1%")), "{failed:#}");
     let promoted = fleet.cli(&["rollout", "promote", &id, "--reason", "I do not care"])?;
     ensure!(promoted.code != 0, "a failed gate was promoted: {promoted}");
     fleet.wait(&id, "completed")?.expect_code(4)?;

@@ -181,14 +181,17 @@ fn a_gate_goes_on_after_the_controller_was_killed_and_judges_what_it_saw() -> Re
     fleet.expect_version("2.0.0")
 }
 
-/// The demo service's process of a host.
+/// The process of 2.0.0 on a host.
 fn service_of(dir: &Path) -> Option<Pid> {
     let runs = |pid: &Pid| {
-        fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).is_ok_and(|exe| exe.to_string_lossy().contains("/bin/demo-service"))
+        let exe = fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).unwrap_or_default();
+        let exe = exe.to_string_lossy();
+        exe.contains("/releases/2.0.0-") && exe.contains("/bin/demo-service")
     };
     below(dir, &[]).into_iter().find(runs)
 }
 
+/// Never that of the release that it goes back to meanwhile.
 fn kill_service(dir: &Path) -> Result {
     if let Some(pid) = service_of(dir) {
         // It may have ended in between.
