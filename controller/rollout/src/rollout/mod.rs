@@ -426,7 +426,9 @@ impl Rollout {
                 }
             }
             Event::Facts(host, facts) => {
-                for at in self.which(|t| t.origin.host == *host) {
+                // Every host says these every few seconds: no walk over all targets.
+                let own: Vec<usize> = self.plan.components.iter().filter_map(|c| self.at(host, &c.name)).collect();
+                for at in own {
                     self.facts(now, at, facts);
                 }
                 return Ok(());
