@@ -103,7 +103,7 @@ impl Rollout {
         if rounds == 0 {
             return false;
         }
-        vigil.failed_rounds = if failed == rounds { vigil.failed_rounds + failed } else { 0 };
+        vigil.failed_rounds = if failed == rounds { vigil.failed_rounds.saturating_add(failed) } else { 0 };
         if vigil.failed_rounds < RELAPSE_ROUNDS {
             return false;
         }
