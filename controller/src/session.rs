@@ -323,7 +323,9 @@ fn check_samples(samples: &[Samples]) -> Result<(), Ended> {
             }
         }
     }
-    Ok(())
+    // Each of them is judged: a copy costs the core a look over the fleet.
+    let mut watched: Vec<_> = samples.iter().map(|s| (&s.component, s.side)).collect();
+    once(&mut watched, "samples of a component twice")
 }
 
 /// Why an artifact stream ended early.
