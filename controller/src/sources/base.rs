@@ -51,7 +51,8 @@ impl FromStr for Base {
             return Err(bad("it has a query"));
         }
         let path = uri.path().trim_end_matches('/');
-        if path.split('/').any(|part| part == "..") {
+        // Servers read `%2e` as a dot.
+        if path.split('/').any(|part| part == ".." || part.to_ascii_lowercase().contains("%2e")) {
             return Err(bad("its path goes up"));
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
@@ -129,6 +130,7 @@ mod tests {
             ("http://u:geheim@prom", "secrets"),
             ("http://prom/?a=b", "query"),
             ("http://prom/a/../b", "goes up"),
+            ("http://prom/a/%2E%2e/b", "goes up"),
         ] {
             let error = text.parse::<Base>().unwrap_err().to_string();
             assert!(error.contains(why) && !error.contains("geheim"), "{error}");
