@@ -92,7 +92,10 @@ impl Rollout {
         // Two looks at a host's clocks may differ by a little.
         let process = target.seen.as_ref().and_then(|s| s.main_pid_started_at).filter(|_| changed(target));
         let process = process.map(|at| at.saturating_sub(CLOCK_SLACK_MS));
-        for reading in &samples.readings {
+        let asked =
+            |name: &str| self.plan.gating.metrics.values().any(|m| matches!(&m.source, MetricSource::Agent { observer, .. } if observer == name));
+        // Names that a host makes up would be kept for as long as the rollout lives.
+        for reading in samples.readings.iter().filter(|r| asked(&r.metric)) {
             let series = self.book.series.entry((at, reading.metric.clone())).or_insert_with(|| process.map_or_else(Series::open, Series::fresh));
             series.push(now, reading.since_unix_ms, &reading.reading, reading.note.as_deref());
         }
