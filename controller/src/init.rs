@@ -133,7 +133,13 @@ fn config(listen: SocketAddr, dir: &Path) -> String {
          [trust]\n\
          # Distinct publisher keys that must have signed a release before it is imported.\n\
          # 0 trusts every release that an operator imports: for development fleets.\n\
-         threshold = 0\n",
+         threshold = 0\n\
+         \n\
+         # Metrics servers that plans may name (Prometheus, Alertmanager); those on loopback need not be here.\n\
+         # Files are relative to this one; secrets are read at each request. TLS 1.3 is spoken.\n\
+         # [sources.\"https://prom.example\"]\n\
+         # token_file = \"prom-token\"                # or user = \"…\" and password_file = \"…\"\n\
+         # ca_file = \"prom-ca.pem\"                 # else the system's roots\n",
         state = quoted(dir),
     )
 }

@@ -291,7 +291,7 @@ impl State {
 
     /// A rollout that holds one of the plan's targets. One that only watches does not.
     fn conflict(&self, plan: &Plan, except: Option<&RolloutId>) -> Option<ErrorDoc> {
-        self.sharing(plan).filter(|(r, ..)| r.holds() && Some(r.id()) != except).next().map(|(live, host, component)| {
+        self.sharing(plan).find(|(r, ..)| r.holds() && Some(r.id()) != except).map(|(live, host, component)| {
             ErrorDoc::new(ErrorCode::Refused, format!("rollout {} ({}) holds {component} on {host}", live.id(), live.state()))
                 .cause("one rollout at a time per host and component")
                 .fix(format!("wait for it (`tidegate rollout watch {0}`), or end it (`tidegate rollout halt {0}`)", live.id()))
