@@ -96,7 +96,12 @@ impl Rollout {
                 Some(failure) => self.call_back(now, at, failure, Some(seen)),
             },
             Progress::Confirmed if phase == Phase::Confirm && matches!(state, S::Healthy | S::Unreachable) => {
-                self.host(now, at, S::Confirmed, None, false, Some(seen))
+                self.host(now, at, S::Confirmed, None, false, Some(seen));
+                // The next report may be seconds away: restarts until then count too.
+                if let Some(target) = self.targets.get_mut(at) {
+                    target.live.vigil.restarts = Some(report.restarts);
+                }
+                true
             }
             // Before the first flip: the service was not touched.
             Progress::Failed if !matches!(state, S::Failed | S::Skipped) => self.host(now, at, S::Failed, failure(), true, Some(seen)),

@@ -22,7 +22,8 @@ const BROKEN_FOR: Millis = Millis::from_secs(10);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Vigil {
     main: Option<u64>,
-    restarts: Option<u32>,
+    /// As last reported; the report that confirmed it is the first.
+    pub(super) restarts: Option<u32>,
     /// When it was seen to have started again.
     starts: alloc::vec::Vec<Timestamp>,
     broken: Option<(Timestamp, &'static str)>,

@@ -30,6 +30,10 @@ fn restarts_that_a_report_counts_are_a_crash_loop_too() {
     told(&mut world, 2, |r| r.restarts = 0);
     told(&mut world, 2, |r| r.restarts = 3);
     assert_eq!(world.state(), RolloutState::RolledBack, "{}", world.rollout.reason());
+    // Three within the time between the report that confirmed it and the next.
+    let mut world = baking();
+    told(&mut world, 2, |r| r.restarts = 3);
+    assert_eq!(world.state(), RolloutState::RolledBack, "{}", world.rollout.reason());
 }
 
 #[test]
