@@ -27,6 +27,11 @@ pub(crate) const LATENCY: &[&str] = &[
     "tolerance = \"2000%\"",
 ];
 
+/// How much comes in, as `stable` judges it: over seconds the beginnings and ends
+/// of the counting weigh much.
+const RATE: &[&str] =
+    &["source = \"scrape\"", "url = \"http://127.0.0.1:${var.port}/metrics\"", "counter = \"http_requests_total\"", "tolerance = \"100%\""];
+
 /// A fleet on 1.0.0, which answers within 20 ms, and 2.0.0 as `conf` says in the
 /// depot.
 pub(crate) fn two_releases(hosts: usize, conf: &[&str]) -> Result<Fleet> {
@@ -57,6 +62,7 @@ pub(crate) fn judged(strategy: &str) -> Plan {
         .analysis("deadline = \"5s\"")
         .metric("error_rate", SCRAPED)
         .metric("latency", LATENCY)
+        .metric("request_rate", RATE)
 }
 
 /// The trigger of the guide.
