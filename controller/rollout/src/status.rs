@@ -72,6 +72,20 @@ pub struct StatusDoc {
     /// Forward, verify, back, verify.
     #[serde(default)]
     pub drill: bool,
+    /// What a drill came to.
+    #[serde(default)]
+    pub drilled: Option<Drilled>,
+}
+
+/// What a drill came to; times in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drilled {
+    /// Forward, verified, back, verified.
+    pub passed: bool,
+    /// First swap order to last confirmation.
+    pub forward_ms: u64,
+    /// First revert order to last host back.
+    pub back_ms: u64,
 }
 
 /// A wave in the status.
@@ -270,9 +284,10 @@ pub fn status(rollout: &Rollout) -> StatusDoc {
         triggers: trigger_docs(rollout),
         not_armed: plan.gating.not_armed.clone(),
         baseline: rollout.sealed.clone(),
-        alerts: rollout.alerts_new.values().cloned().collect(),
+        alerts: rollout.alerts_new.values().map(|(_, text)| text.clone()).collect(),
         alerts_before: rollout.alerts_before.values().cloned().collect(),
         drill: plan.drill,
+        drilled: rollout.drilled,
     }
 }
 
@@ -338,7 +353,9 @@ fn trigger_docs(rollout: &Rollout) -> Vec<TriggerDoc> {
         }
     };
     let triggers = rollout.plan().gating.triggers.iter().enumerate();
-    triggers.map(|(at, t)| TriggerDoc { when: t.when.to_string(), action: t.action, state: state(at, t.declared.is_some()).to_string() }).collect()
+    triggers
+        .map(|(at, t)| TriggerDoc { when: t.when.to_string(), action: t.action, state: state(at, t.declared.is_some()).to_string() })
+        .collect()
 }
 
 /// What a wave's gate makes of its state.
@@ -482,7 +499,10 @@ fn explain_gate(rollout: &Rollout, now: Timestamp) -> Vec<String> {
     out.push(format!("gate {}: observed for {} s, {clock}{extended}", stage.name, now.since(gate.opened_at).0 / 1_000));
     if let Some(asked) = rollout.asked_at {
         let deadline = rollout.plan().gating.analysis.deadline;
-        out.push(format!("a person is asked: `promote`, `resume` or `rollback`; it goes back in {} s", (asked + deadline).since(now).0 / 1_000));
+        out.push(format!(
+            "a person is asked: `promote`, `resume` or `rollback`; it goes back in {} s",
+            (asked + deadline).since(now).0 / 1_000
+        ));
     }
     for judgement in rollout.judge_stage(now, stage) {
         let advisory = if judgement.advisory { " (advisory)" } else { "" };

@@ -264,6 +264,12 @@ impl Series {
         }
     }
 
+    /// Growth since the first reading, whatever began to be counted before it.
+    #[must_use]
+    pub fn heard(&self) -> Option<(Tally, Millis)> {
+        self.between(self.points.first()?, self.points.last()?)
+    }
+
     /// Growth over the shortest recent time that has `min_samples`, never
     /// reaching before `from`.
     #[must_use]

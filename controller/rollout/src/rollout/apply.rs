@@ -13,6 +13,7 @@ use super::{Contact, GRACE, GateRun, Investigation, Judged, LOST_IN_WAVE, Live, 
 use crate::plan::Plan;
 use crate::record::{GateStep, InvestigationStep, Origin, Record, RolloutState, Step, TargetState, Verb};
 use crate::spec::TriggerAction;
+use crate::status::Drilled;
 
 impl Rollout {
     pub(super) fn blank(id: RolloutId, plan: Plan, by: String, origins: Vec<Origin>, at: Timestamp) -> Self {
@@ -88,9 +89,12 @@ impl Rollout {
             blind_since: None,
             blind_asked: None,
             investigation: None,
+            investigated_at: None,
             trigger_from,
             emergency: false,
             judged: BTreeMap::new(),
+            standing: None,
+            drilled: None,
             attested: BTreeMap::new(),
             alerts_before: BTreeMap::new(),
             alerts_new: BTreeMap::new(),
@@ -256,7 +260,9 @@ impl Rollout {
             Record::Tripped { trigger, action, reason, .. } => match (action, trigger) {
                 (TriggerAction::Investigate, Some(index)) => {
                     let after = self.plan.gating.triggers.get(*index).map_or(tidegate_protocol::Millis(0), |t| t.after);
-                    self.investigation = Some(Investigation::opened(*index, at, after));
+                    self.investigated_at.get_or_insert(at);
+                    // One at a time: a second does not give the first more time.
+                    self.investigation.get_or_insert_with(|| Investigation::opened(*index, at, after));
                 }
                 (TriggerAction::Investigate, None) => {}
                 (action, _) => {
@@ -283,11 +289,14 @@ impl Rollout {
                 }
             },
             Record::Attested { item, by, .. } => {
-                self.attested.insert(item.clone(), by.clone());
+                self.attested.insert((self.passed, item.clone()), by.clone());
             }
             Record::Alert { fingerprint, text, before } => {
-                let known = if *before { &mut self.alerts_before } else { &mut self.alerts_new };
-                known.insert(fingerprint.clone(), text.clone());
+                if *before {
+                    self.alerts_before.insert(fingerprint.clone(), text.clone());
+                } else {
+                    self.alerts_new.insert(fingerprint.clone(), (at, text.clone()));
+                }
             }
             Record::Switch { host, component, generation, intent, to } => {
                 if let Some(run) = self.at(host, component).and_then(|i| self.targets.get_mut(i)) {
@@ -321,7 +330,9 @@ impl Rollout {
                     run.retired = Some(*generation);
                 }
             }
-            Record::Drilled { .. } => {}
+            Record::Drilled { passed, forward_ms, back_ms } => {
+                self.drilled = Some(Drilled { passed: *passed, forward_ms: *forward_ms, back_ms: *back_ms });
+            }
         }
     }
 

@@ -79,7 +79,9 @@ pub(super) fn changed(target: &TargetRun) -> bool {
 
 /// Still on what it ran before.
 fn control(target: &TargetRun) -> bool {
-    !target.swap_ordered && target.origin.previous.is_some() && matches!(target.state, TargetState::Pending | TargetState::Staging | TargetState::Staged)
+    !target.swap_ordered
+        && target.origin.previous.is_some()
+        && matches!(target.state, TargetState::Pending | TargetState::Staging | TargetState::Staged)
 }
 
 impl Rollout {
@@ -92,11 +94,13 @@ impl Rollout {
         // Two looks at a host's clocks may differ by a little.
         let process = target.seen.as_ref().and_then(|s| s.main_pid_started_at).filter(|_| changed(target));
         let process = process.map(|at| at.saturating_sub(CLOCK_SLACK_MS));
-        let asked =
-            |name: &str| self.plan.gating.metrics.values().any(|m| matches!(&m.source, MetricSource::Agent { observer, .. } if observer == name));
+        let asked = |name: &str| {
+            self.plan.gating.metrics.values().any(|m| matches!(&m.source, MetricSource::Agent { observer, .. } if observer == name))
+        };
         // Names that a host makes up would be kept for as long as the rollout lives.
         for reading in samples.readings.iter().filter(|r| asked(&r.metric)) {
-            let series = self.book.series.entry((at, reading.metric.clone())).or_insert_with(|| process.map_or_else(Series::open, Series::fresh));
+            let series =
+                self.book.series.entry((at, reading.metric.clone())).or_insert_with(|| process.map_or_else(Series::open, Series::fresh));
             series.push(now, reading.since_unix_ms, &reading.reading, reading.note.as_deref());
         }
         self.book.unjudged_since.get_or_insert(now);
@@ -106,8 +110,10 @@ impl Rollout {
     pub(super) fn facts(&mut self, now: Timestamp, at: usize, facts: &HostFacts) {
         let wanted = |number| self.plan.gating.metrics.values().any(|m| m.source == MetricSource::Report(number));
         let total = facts.memory_total_bytes.max(1) as f64;
-        let values =
-            [(ReportNumber::HostCpu, f64::from(facts.cpu_permille) / 10.0), (ReportNumber::HostMemory, facts.memory_bytes as f64 * 100.0 / total)];
+        let values = [
+            (ReportNumber::HostCpu, f64::from(facts.cpu_permille) / 10.0),
+            (ReportNumber::HostMemory, facts.memory_bytes as f64 * 100.0 / total),
+        ];
         let values = values.map(|(number, value)| (number, value, wanted(number)));
         if let Some(target) = self.targets.get_mut(at) {
             target.live.memory_total_bytes = facts.memory_total_bytes;
@@ -140,7 +146,8 @@ impl Rollout {
 
     /// A host is on the new release: what it measured before was of the old one.
     pub(super) fn begin_series(&mut self, at: usize) {
-        let own: Vec<(usize, String)> = self.book.series.range((at, String::new())..(at + 1, String::new())).map(|(k, _)| k.clone()).collect();
+        let own: Vec<(usize, String)> =
+            self.book.series.range((at, String::new())..(at + 1, String::new())).map(|(k, _)| k.clone()).collect();
         for key in own {
             self.book.series.remove(&key);
         }
@@ -188,12 +195,15 @@ impl Rollout {
     pub(super) fn exhibit(&self, now: Timestamp, name: &str, from: Timestamp, recent: Option<u64>) -> Exhibit {
         let Some(metric) = self.plan.gating.metrics.get(name) else { return Exhibit::default() };
         let baseline = self.sealed.iter().find(|o| o.metric == name && o.group == Group::Baseline).cloned();
-        let Some(key) = key_of(metric) else { return self.answered(name, metric, baseline) };
+        let Some(key) = key_of(metric) else { return self.answered(now, name, metric, baseline, from, recent.is_some()) };
         let mut exhibit = Exhibit { baseline, ..Exhibit::default() };
         for at in self.judged_targets(metric, changed) {
             let Some(target) = self.targets.get(at) else { continue };
             let Some(series) = self.book.series.get(&(at, key.to_string())) else { continue };
-            let Some(window) = series.since(from) else { continue };
+            // After a restart a host says again what it counted before the gate opened:
+            // that is evidence for triggers, not for this gate.
+            let said_again = recent.is_none() && from > target.since && self.returned_at.is_some_and(|back| back > from);
+            let Some(window) = (if said_again { series.heard() } else { series.since(from) }) else { continue };
             let own = recent.and_then(|least| series.recent(from, least));
             exhibit.changed = pooled(exhibit.changed.take(), &window);
             if let (Tally::Count(1..), Some(note)) = (&window.0, series.note()) {
@@ -236,15 +246,18 @@ impl Rollout {
     }
 
     /// A metric that the controller fetches.
-    fn answered(&self, name: &str, metric: &Metric, baseline: Option<Observed>) -> Exhibit {
+    fn answered(&self, now: Timestamp, name: &str, metric: &Metric, baseline: Option<Observed>, from: Timestamp, trigger: bool) -> Exhibit {
+        // An old answer about hosts that are not in the group any more says nothing.
+        let asked = self.fetch_groups(metric);
         let tally = |group| {
-            let answer = self.book.answers.get(&(name.to_string(), group))?;
-            answer.at?;
+            let answer = self.book.answers.get(&(name.to_string(), group)).filter(|_| asked.contains(&group))?;
+            answer.at.filter(|at| group != Group::Control || now.since(*at) < self.patience())?;
             Some((Tally::Answer { value: answer.value, samples: answer.samples }, Millis(0)))
         };
         if matches!(metric.source, MetricSource::Alertmanager { .. }) {
             let seen = self.book.answers.values().any(|a| a.at.is_some());
-            let count = self.alerts_new.len() as u64;
+            // A gate minds every alert since the first swap, a trigger the later ones.
+            let count = self.alerts_new.values().filter(|(at, _)| !trigger || *at >= from).count() as u64;
             return Exhibit { changed: seen.then_some((Tally::Count(count), Millis(0))), ..Exhibit::default() };
         }
         Exhibit { changed: tally(Group::Changed), control: tally(Group::Control), baseline, ..Exhibit::default() }
@@ -263,8 +276,7 @@ impl Rollout {
     /// metrics named.
     pub(super) fn blind(&self, now: Timestamp, names: &[&str]) -> Vec<String> {
         let mut out = Vec::new();
-        let interval = self.plan.gating.analysis.interval.0;
-        let patience = Millis(interval.saturating_mul(3).max(3_000));
+        let patience = self.patience();
         for name in names {
             let Some(metric) = self.plan.gating.metrics.get(*name) else { continue };
             match &metric.source {
@@ -295,9 +307,15 @@ impl Rollout {
         out
     }
 
+    /// A source that does not answer for so long is in error.
+    fn patience(&self) -> Millis {
+        Millis(self.plan.gating.analysis.interval.0.saturating_mul(3).max(3_000))
+    }
+
     /// Why nothing is known of an observer of a changed host.
     fn silent(&self, now: Timestamp, at: usize, observer: &str, patience: Millis) -> Option<String> {
-        let target = self.targets.get(at)?;
+        // A host that is away is told apart, see `judge_stage`.
+        let target = self.targets.get(at).filter(|t| self.up(t))?;
         let host = &target.origin.host;
         let series = self.book.series.get(&(at, observer.to_string()));
         if let Some((since, why)) = series.and_then(Series::error) {

@@ -146,12 +146,14 @@ impl Rollout {
             if let Some(moved) = self.wait_for_verdict(now) {
                 return moved;
             }
+            // Past this wave a host needs the verdict on those that changed.
+            let upto = self.upto_wave(now);
             let mut in_flight = self.targets.iter().filter(|t| t.component_at == at && t.state.in_flight()).count();
             let mut out = self.out_of_service(at);
             for i in own {
                 let Some(target) = self.targets.get(i).filter(|t| admissible(t)) else { continue };
                 let first_install = target.origin.previous.is_none();
-                if in_flight >= window {
+                if in_flight >= window || target.wave > upto {
                     break;
                 }
                 // A host without the component serves nobody: it cannot be taken out.
@@ -183,17 +185,20 @@ impl Rollout {
     /// Rolling: once a host has changed, the next one needs the verdict on those
     /// that did. Some while it is awaited.
     fn wait_for_verdict(&mut self, now: Timestamp) -> Option<bool> {
-        let changed = self.targets.iter().any(|t| t.state == TargetState::Confirmed);
-        if !changed || self.stage().is_none_or(|(_, stage)| !stage.standing) || self.plan.blue_green.is_some() {
-            return None;
-        }
         let next = self.targets.iter().filter(|t| admissible(t)).map(|t| t.wave).min().unwrap_or(usize::MAX);
-        if next <= self.past_wave || self.standing_verdict(now) == Verdict::Pass {
+        if next <= self.upto_wave(now) {
             return None;
         }
         // Those in flight run on; then the gate is looked at by itself.
         let in_flight = self.targets.iter().any(|t| t.state.in_flight());
         Some(!in_flight && self.open_gate(now, "the next host waits for the verdict on those that changed"))
+    }
+
+    /// The last wave that may be admitted without another look.
+    fn upto_wave(&mut self, now: Timestamp) -> usize {
+        let changed = self.targets.iter().any(|t| t.state == TargetState::Confirmed);
+        let standing = self.stage().is_some_and(|(_, stage)| stage.standing) && self.plan.blue_green.is_none();
+        if !changed || !standing || self.standing_verdict(now) == Verdict::Pass { usize::MAX } else { self.past_wave }
     }
 
     /// Every host that may move now has: the gate, the switch, or the end.

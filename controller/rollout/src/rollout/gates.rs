@@ -12,8 +12,8 @@ use tidegate_protocol::{Millis, Timestamp};
 
 use super::{GateRun, Rollout};
 use crate::gate::{Judgement, Stage, Verdict, overall};
-use crate::record::{GateStep, Record, RolloutState};
-use crate::spec::OnInconclusive;
+use crate::record::{GateStep, Record, RolloutState, TargetState};
+use crate::spec::{OnInconclusive, OnUnreachable};
 
 impl Rollout {
     /// The stage that the rollout is in: the first whose gate has not been passed.
@@ -90,8 +90,9 @@ impl Rollout {
             exhibit.errors = self.blind(now, &[&criterion.metric]);
             out.push(crate::gate::judge::judge(criterion, metric, &exhibit));
         }
+        out.extend(self.out_of_contact(now));
         for item in &stage.attest {
-            let by = self.attested.get(item);
+            let by = self.attested.get(&(self.passed, item.clone()));
             out.push(Judgement {
                 name: format!("attest {item}"),
                 metric: String::new(),
@@ -112,12 +113,49 @@ impl Rollout {
         out
     }
 
-    /// The verdict that every admission of a rolling rollout needs.
-    pub(super) fn standing_verdict(&self, now: Timestamp) -> Verdict {
-        match self.stage() {
-            Some((_, stage)) if stage.standing && self.past_wave < stage.after_wave => overall(&self.judge_stage(now, stage)),
-            _ => Verdict::Pass,
+    /// Confirmed hosts that are away: nobody knows how they are.
+    fn out_of_contact(&self, now: Timestamp) -> Option<Judgement> {
+        if self.plan.limits.on_unreachable == OnUnreachable::Skip {
+            return None;
         }
+        let away: Vec<&str> = self
+            .targets
+            .iter()
+            .filter(|t| t.state == TargetState::Confirmed && self.lost(now, t))
+            .map(|t| t.origin.host.as_str())
+            .take(5)
+            .collect();
+        let reason = format!("no contact with {}: nobody knows how it is", away.join(", "));
+        let host = away.first().and_then(|name| name.parse().ok())?;
+        Some(Judgement {
+            name: "changed hosts are in contact".to_string(),
+            metric: String::new(),
+            verdict: Verdict::Inconclusive,
+            observed: None,
+            limit: None,
+            unit: String::new(),
+            samples: 0,
+            reason,
+            host: Some(host),
+            advisory: false,
+            perf: false,
+        })
+    }
+
+    /// The verdict that every admission of a rolling rollout needs. Asked at every
+    /// event, found anew only so often.
+    pub(super) fn standing_verdict(&mut self, now: Timestamp) -> Verdict {
+        const FRESH: Millis = Millis(400);
+        let Some((_, stage)) = self.stage().filter(|(_, s)| s.standing && self.past_wave < s.after_wave) else { return Verdict::Pass };
+        if let Some((at, confirmations, verdict)) = self.standing
+            && confirmations == self.confirmations
+            && now.since(at) < FRESH
+        {
+            return verdict;
+        }
+        let verdict = overall(&self.judge_stage(now, stage));
+        self.standing = Some((now, self.confirmations, verdict));
+        verdict
     }
 
     /// Looks at the open gate; called when time passes.
@@ -236,8 +274,9 @@ impl Rollout {
     /// Journals the values themselves, once per interval.
     fn note_values(&mut self, now: Timestamp, stage: &Stage, gate: &GateRun) {
         let every = self.plan.gating.analysis.interval;
-        let every = if stage.watch { Millis(every.0.max(60_000)) } else { every };
-        if self.plan.gating.metrics.is_empty() || now.since(self.observed_at) < every {
+        let every = Millis(every.0.max(if stage.watch { 60_000 } else { 1_000 }));
+        // While the clock stands nothing is observed.
+        if gate.held_since.is_some() || self.plan.gating.metrics.is_empty() || now.since(self.observed_at) < every {
             return;
         }
         let from = if stage.standing { Timestamp(0) } else { gate.opened_at };
@@ -274,11 +313,12 @@ impl Rollout {
     pub(super) fn alerts(&mut self, now: Timestamp, alerts: &alloc::collections::BTreeMap<String, String>) {
         const ALERTS_MAX: usize = 1_000;
         for (fingerprint, text) in alerts {
+            let before = self.first_swap_at.is_none();
             let known = self.alerts_before.contains_key(fingerprint) || self.alerts_new.contains_key(fingerprint);
-            if known || self.alerts_before.len() + self.alerts_new.len() >= ALERTS_MAX {
+            let full = if before { self.alerts_before.len() } else { self.alerts_new.len() } >= ALERTS_MAX;
+            if known || full {
                 continue;
             }
-            let before = self.first_swap_at.is_none();
             self.append(now, Record::Alert { fingerprint: fingerprint.clone(), text: text.clone(), before });
         }
     }

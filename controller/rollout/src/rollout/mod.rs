@@ -33,6 +33,7 @@ use tidegate_protocol::{
 use crate::gate::{Group, Judgement, Observed, Verdict};
 use crate::plan::Plan;
 use crate::record::{Origin, Record, RolloutState, Seen, Step, TargetState, Verb};
+use crate::status::Drilled;
 
 pub use verbs::VerbError;
 
@@ -222,16 +223,23 @@ pub struct Rollout {
     /// A person was last asked about that.
     pub(crate) blind_asked: Option<Timestamp>,
     pub(crate) investigation: Option<Investigation>,
+    /// The last one began: other triggers look back to that once it is over.
+    investigated_at: Option<Timestamp>,
     /// Triggers look no further back than this, one each.
     trigger_from: Vec<Timestamp>,
     /// All hosts at once, whatever the limits say.
     emergency: bool,
     /// By stage: what was last journaled.
     pub(crate) judged: BTreeMap<usize, Judged>,
-    attested: BTreeMap<String, String>,
+    /// By stage and item: who.
+    attested: BTreeMap<(usize, String), String>,
     /// Alerts that fired before the first swap, and since.
     pub(crate) alerts_before: BTreeMap<String, String>,
-    pub(crate) alerts_new: BTreeMap<String, String>,
+    pub(crate) alerts_new: BTreeMap<String, (Timestamp, String)>,
+    /// Rolling: the verdict on all that changed, when it was found and after how
+    /// many confirmations. Not journaled.
+    standing: Option<(Timestamp, u64, Verdict)>,
+    pub(crate) drilled: Option<Drilled>,
     /// Blue-green, manual: a person said that traffic may move.
     switch_go: bool,
     first_swap_at: Option<Timestamp>,
@@ -405,6 +413,7 @@ impl Rollout {
         // of reports of a large fleet.
         let deadlines = matches!(event, Event::Timeout | Event::Contact(..));
         let was_live = self.is_live();
+        let waiting = self.actions.len();
         match event {
             Event::Report(host, report) => {
                 let Some(at) = self.at(host, &report.component) else { return Ok(()) };
@@ -444,6 +453,10 @@ impl Rollout {
                     self.relapsed(now, at, bad, total, note);
                 }
                 self.look_at_triggers(now, false);
+                // Of thousands of messages few lead to a decision; the others wait for the tick.
+                if self.actions.len() == waiting {
+                    return Ok(());
+                }
             }
             Event::Fetched { metric, group, result } => {
                 if !was_live {
@@ -451,11 +464,14 @@ impl Rollout {
                 }
                 self.fetched(now, metric, group, result);
                 self.look_at_triggers(now, false);
+                if self.actions.len() == waiting {
+                    return Ok(());
+                }
             }
             Event::Declared { what, by, reason } => self.may_declare(what).map(|()| self.declared(now, what, by, reason))?,
             Event::Attested { item, by, note } => self.attest(now, item, by, note)?,
             Event::Superseded(by) => {
-                if self.state == RolloutState::Watching {
+                if self.is_live() && !self.holds() {
                     self.append(now, Record::State { to: RolloutState::Completed, reason: alloc::format!("superseded by {by}") });
                 }
             }
@@ -544,7 +560,8 @@ impl Rollout {
     /// watches does not, and is told of its successor by [`Event::Superseded`].
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.is_live() && self.state != RolloutState::Watching
+        let watches = self.gate.is_some() && self.stage().is_some_and(|(_, stage)| stage.watch);
+        self.is_live() && !(watches && matches!(self.state, RolloutState::Watching | RolloutState::Paused))
     }
 
     /// Not ended.

@@ -57,11 +57,7 @@ impl Rollout {
     pub(super) fn watched_side(&self, at: usize) -> Option<Side> {
         let target = self.targets.get(at)?;
         let new = self.side_of(at)?;
-        if target.state == TargetState::Confirmed {
-            Some(new)
-        } else {
-            target.origin.previous.as_ref().map(|_| new.other())
-        }
+        if target.state == TargetState::Confirmed { Some(new) } else { target.origin.previous.as_ref().map(|_| new.other()) }
     }
 
     /// Where a target's release goes; none without sides.

@@ -11,7 +11,8 @@ use crate::gate::judge::{Exhibit, Trip, trips};
 use crate::record::{InvestigationStep, Record, RolloutState};
 use crate::spec::TriggerAction;
 
-/// Pooled values of a large fleet are not summed up for every message of it.
+/// Pooled values of a large fleet are not summed up for every message of it: so
+/// long between two looks, and more with many changed hosts.
 const LOOK_GAP: Millis = Millis(200);
 
 impl Rollout {
@@ -21,10 +22,13 @@ impl Rollout {
         let back = self.state == RolloutState::RollingBack;
         // On the way back only an emergency makes a difference: the others at once too.
         let armed = self.is_live() && self.changed_anything() && !(back && self.emergency);
-        if !armed || (!at_once && now.since(self.triggers_at) < LOOK_GAP) {
+        let gap = Millis(LOOK_GAP.0.max(self.confirmations / 4));
+        if !armed || (!at_once && now.since(self.triggers_at) < gap) {
             return;
         }
         self.triggers_at = now;
+        // The first look after an investigation goes back to its beginning.
+        let over = self.investigation.is_none().then(|| self.investigated_at.take()).flatten();
         let arrived = self.book.unjudged_since.take().unwrap_or(now);
         for index in 0..self.plan.gating.triggers.len() {
             let Some(trigger) = self.plan.gating.triggers.get(index) else { continue };
@@ -37,7 +41,9 @@ impl Rollout {
                 continue;
             }
             let from = self.cleared(index);
-            let from = from.max(Timestamp(now.0.saturating_sub(self.plan.gating.analysis.window.0)));
+            // What happened while another one was being investigated is looked at after it.
+            let upto = over.filter(|_| investigates).unwrap_or(now);
+            let from = from.max(Timestamp(upto.0.saturating_sub(self.plan.gating.analysis.window.0)));
             let Some(trip) = self.tripped(now, trigger, from, false) else { continue };
             let (when, action, after) = (trigger.when.to_string(), trigger.action, trigger.after);
             let record = Record::Tripped {

@@ -9,17 +9,18 @@ use tidegate_protocol::Timestamp;
 use super::Rollout;
 use crate::gate::Verdict;
 use crate::record::{GateStep, InvestigationStep, Record, RolloutState, Step, Verb};
+use crate::spec::TriggerAction;
 
 /// A word that does not fit the state; nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("rollout {id} is {state}: {verb} does not apply ({hint})")]
+#[error("rollout {id} is {state}: {word} does not apply ({hint})")]
 pub struct VerbError {
     /// Which rollout.
     pub id: String,
     /// Its state.
     pub state: RolloutState,
     /// What was said.
-    pub verb: Verb,
+    pub word: &'static str,
     /// What can be done instead.
     pub hint: String,
 }
@@ -28,7 +29,7 @@ impl Rollout {
     pub(super) fn said(&mut self, now: Timestamp, verb: Verb, by: &str, reason: &str) -> Result<(), VerbError> {
         use RolloutState as S;
         let because = if reason.is_empty() { format!("{verb} by {by}") } else { format!("{verb} by {by}: {reason}") };
-        let refuse = |hint: &str| Err(VerbError { id: self.id.to_string(), state: self.state, verb, hint: hint.to_string() });
+        let refuse = |hint: &str| Err(self.refused(verb, hint.to_string()));
         let next = match (verb, self.state) {
             // Saying it twice is not an error.
             (Verb::Resume, S::Running | S::Baking | S::Watching) | (Verb::Rollback, S::RollingBack) => return Ok(()),
@@ -67,7 +68,11 @@ impl Rollout {
     }
 
     pub(super) fn refused(&self, verb: Verb, hint: String) -> VerbError {
-        VerbError { id: self.id.to_string(), state: self.state, verb, hint }
+        self.refused_word(verb.word(), hint)
+    }
+
+    fn refused_word(&self, word: &'static str, hint: String) -> VerbError {
+        VerbError { id: self.id.to_string(), state: self.state, word, hint }
     }
 
     /// A person's pause ends. What else keeps it paused still does.
@@ -154,7 +159,11 @@ impl Rollout {
         let retired = self.targets.iter().any(|t| t.retired.is_some());
         let known = ["data-corruption", "security-incident"].contains(&what)
             || self.plan.gating.triggers.iter().any(|t| t.declared.as_deref() == Some(what));
-        let hint = if !known {
+        let trigger = self.plan.gating.triggers.iter().find(|t| t.declared.as_deref() == Some(what));
+        let investigates = trigger.is_some_and(|t| t.action == TriggerAction::Investigate);
+        let hint = if investigates && !self.is_live() {
+            "the plan investigates it, and there is nothing to stop any more; rollback takes it back"
+        } else if !known {
             "data-corruption, security-incident and what the plan's triggers name can be declared"
         } else if ended {
             "no host is changed"
@@ -163,7 +172,7 @@ impl Rollout {
         } else {
             return Ok(());
         };
-        Err(self.refused(Verb::Rollback, hint.to_string()))
+        Err(self.refused_word("declare", hint.to_string()))
     }
 
     /// A person attests an item of the plan.
@@ -172,10 +181,14 @@ impl Rollout {
         if !items.contains(&item) {
             let known =
                 if items.is_empty() { "the plan asks for none".to_string() } else { format!("the plan asks for {}", items.join(", ")) };
-            return Err(self.refused(Verb::Promote, format!("{item:?} is not an item to attest: {known}")));
+            return Err(self.refused_word("attest", format!("{item:?} is not an item to attest: {known}")));
         }
         if !self.is_live() {
-            return Err(self.refused(Verb::Promote, "it has ended".to_string()));
+            return Err(self.refused_word("attest", "it has ended".to_string()));
+        }
+        let asked = self.stage().is_some_and(|(_, stage)| stage.attest.iter().any(|i| i == item));
+        if self.gate.is_none() || !asked {
+            return Err(self.refused_word("attest", format!("{item} is attested while the gate that asks for it is open")));
         }
         self.append(now, Record::Attested { item: item.into(), by: by.into(), note: note.into() });
         Ok(())

@@ -85,7 +85,8 @@ impl Rollout {
         if self.plan.blue_green.is_some() {
             // Its way back is a switch, of all hosts together.
             self.host(now, at, TargetState::Confirmed, Some(failure.clone()), true, None);
-            let reason = format!("{}: {}", self.targets.get(at).map_or_else(Default::default, |t| format!("{}", t.origin.host)), failure.message);
+            let reason =
+                format!("{}: {}", self.targets.get(at).map_or_else(Default::default, |t| format!("{}", t.origin.host)), failure.message);
             self.begin_back(now, reason);
             return true;
         }
