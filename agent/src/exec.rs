@@ -54,6 +54,16 @@ pub enum ExecError {
         /// Which.
         name: String,
     },
+    /// A plan brings an argument to a name of `[commands]`.
+    #[error(
+        "{word:?} is not given to {name:?}, a name in [commands] of agent.toml: arguments belong there, a plan may add only ${{side}}, ${{component}}, ${{version}} and ${{host}}, each as a word of its own"
+    )]
+    Brought {
+        /// Which name.
+        name: String,
+        /// The argument, as it is written.
+        word: String,
+    },
     /// The user that local policy names is not there.
     #[error("the user {user:?} (run_as in agent.toml) is not in /etc/passwd: create it or name another")]
     NoUser {

@@ -3,13 +3,15 @@
 //!
 //! Owns whose rights the command has. A name of `[commands]` was written by the
 //! host's own people, so it runs with the agent's own rights (reloading a front
-//! needs them); a file of the release runs confined, like a smoke test. Of either
+//! needs them), and a plan may tell it only which side, component, version and host
+//! it is about; a file of the release runs confined, like a smoke test. Of either
 //! nothing is left when it ends, but for what left its process group.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_protocol::release::{Smoke, SmokeCheck};
 use tidegate_protocol::report::Failure;
 use tidegate_protocol::{Cause, Side, SwitchOrder};
 use tidegate_swap::{Mark, SwitchOp};
@@ -26,6 +28,9 @@ use crate::work::Scope;
 /// Of the command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 const SIDE: &str = "${side}";
+/// All that a plan may add to a name of `[commands]`: what runs with the agent's own
+/// rights is the host's to word, and none of these can be worded by a plan.
+const TOLD: [&str; 4] = [SIDE, "${component}", "${version}", "${host}"];
 
 /// Runs one operation to its end.
 pub(super) async fn perform(host: Arc<Host>, op: SwitchOp, scope: Scope) -> Result<(), Failure> {
@@ -60,7 +65,7 @@ async fn check(host: &Arc<Host>, order: &SwitchOrder, scope: &Scope) -> Result<(
     resolve(&host.ctx, &about, &order.run).map_err(|error| refused(order, &error))?;
     if let Some(test) = &order.verify {
         let no = |why: String| failure(Cause::Policy, &format!("the verification of the switch of {}: {why}", order.component));
-        smoke::allowed(&host.ctx, &about.installed, test).map_err(no)?;
+        verifiable(&host.ctx, &about.installed, test).map_err(no)?;
     }
     Ok(())
 }
@@ -147,8 +152,8 @@ struct Resolved {
     own_rights: bool,
 }
 
-/// A name of `[commands]`, with the words that local policy gives it, or a file of
-/// the order's release; then the order's arguments. All are expanded, and where
+/// A name of `[commands]`, with the words that local policy gives it, then those of
+/// [`TOLD`] that the order adds; or a file of the order's release, with any. All are expanded, and where
 /// none of them names the side it comes last.
 fn resolve(ctx: &Context, about: &About, run: &[String]) -> Result<Resolved, ExecError> {
     let installed = &about.installed;
@@ -164,12 +169,40 @@ fn resolve(ctx: &Context, about: &About, run: &[String]) -> Result<Resolved, Exe
         let argv: Vec<String> = words.iter().copied().chain(side(&words)).map(str::to_owned).collect();
         return Ok(Resolved { program: exec::resolve(ctx, installed, &argv)?, own_rights: false });
     };
+    if let Some(word) = rest.iter().find(|word| !TOLD.contains(word)) {
+        return Err(ExecError::Brought { name, word: (*word).to_owned() });
+    }
     let words: Vec<&str> = command.iter().map(String::as_str).chain(rest).collect();
     let mut words =
         words.iter().copied().chain(side(&words)).map(|word| ctx.expand_in(installed, word)).collect::<Result<Vec<_>, _>>()?.into_iter();
     let path = words.next().map(PathBuf::from).filter(|path| path.is_absolute());
     let path = path.ok_or(ExecError::BadCommand { name })?;
     Ok(Resolved { program: Program { path, args: words.collect() }, own_rights: true })
+}
+
+/// Whether a plan may verify by this. What the release asserts of itself is signed;
+/// of a plan's own checks only those that ask the service, and a program may be named
+/// but, of the host's, not worded.
+fn verifiable(ctx: &Context, installed: &Installed, test: &Smoke) -> Result<(), String> {
+    smoke::allowed(ctx, installed, test)?;
+    if installed.component.smoke.contains(test) {
+        return Ok(());
+    }
+    match &test.check {
+        SmokeCheck::Http { .. } | SmokeCheck::Tcp { .. } => Ok(()),
+        SmokeCheck::Exec { run } => {
+            exec::resolve(ctx, installed, run).map_err(|error| chain(&error))?;
+            let Some((first, rest)) = run.split_first() else { return Ok(()) };
+            let name = ctx.expand_in(installed, first).map_err(|e| e.to_string())?;
+            match rest.first().filter(|_| ctx.policy.commands.contains_key(&name)) {
+                Some(word) => Err(chain(&ExecError::Brought { name, word: word.clone() })),
+                None => Ok(()),
+            }
+        }
+        SmokeCheck::Systemd { .. } | SmokeCheck::Journal { .. } | SmokeCheck::File { .. } => {
+            Err("a switch is verified by http, tcp or exec, or by one of the release's own smoke tests".to_owned())
+        }
+    }
 }
 
 fn refused(order: &SwitchOrder, error: &ExecError) -> Failure {
@@ -181,7 +214,8 @@ mod tests {
     use super::*;
     use crate::context::tests::{context, installed, scratch};
     use std::path::Path;
-    use tidegate_protocol::release::Service;
+    use tidegate_protocol::release::{Service, Suite};
+    use tidegate_protocol::{Digest, Millis};
 
     fn on(dir: &Path, side: Side) -> About {
         let service = Service::Systemd("api@${side}.service".into());
@@ -206,9 +240,16 @@ mod tests {
             resolve(&ctx, &about, &words(argv)).map(|r| (r.program.path.display().to_string(), r.program.args, r.own_rights))
         };
         assert_eq!(run(&["lb", "${version}"]).unwrap(), ("/usr/sbin/lb".into(), words(&["--component=api", "2.1.0", "green"]), true));
-        assert_eq!(run(&["lb-port", "now"]).unwrap(), ("/usr/sbin/lb".into(), words(&["green:8082", "now"]), true));
-        assert_eq!(run(&["lb", "to-${side}"]).unwrap().1, words(&["--component=api", "to-green"]));
+        assert_eq!(run(&["lb-port", "${component}"]).unwrap(), ("/usr/sbin/lb".into(), words(&["green:8082", "api"]), true));
+        assert_eq!(run(&["lb", "${side}", "${host}"]).unwrap().1, words(&["--component=api", "green", "web-1"]));
         assert!(matches!(run(&["bad"]), Err(ExecError::BadCommand { .. })));
+        for word in ["now", "--config=/tmp/mine", "to-${side}", "${side} ", "${var.port}", ""] {
+            let error = run(&["lb", "${side}", word]).unwrap_err();
+            assert!(matches!(&error, ExecError::Brought { name, word: said } if name == "lb" && said == word), "{word}: {error}");
+            assert!(error.to_string().contains("[commands] of agent.toml"), "{error}");
+            // Confined, and shipped with the release: its own affair.
+            assert!(run(&["bin/switch", word]).is_ok(), "{word}");
+        }
         let own = run(&["bin/switch"]).unwrap();
         assert_eq!(own, (about.installed.dir.join("bin/switch").display().to_string(), words(&["green"]), false));
         for program in ["/bin/sh", "sh", "", "../bin/switch"] {
@@ -218,5 +259,46 @@ mod tests {
         let about = About { without_tree: true, ..about };
         assert!(matches!(resolve(&ctx, &about, &words(&["bin/switch"])), Err(ExecError::NotAllowed { .. })));
         assert!(resolve(&ctx, &about, &words(&["lb"])).is_ok());
+    }
+
+    #[test]
+    fn a_plan_verifies_by_asking_the_service_and_a_release_as_it_likes() {
+        let dir = scratch();
+        let mut ctx = context(dir.path());
+        ctx.policy.commands.insert("probe".into(), words(&["/usr/bin/probe", "--local"]));
+        let mut it = on(dir.path(), Side::Green).installed;
+        let test = |check| Smoke {
+            id: "switch".into(),
+            name: "after the switch".into(),
+            suite: Suite::Critical,
+            check,
+            timeout: Millis(1_000),
+            retry_for: Millis(0),
+        };
+        let exec = |run: &[&str]| test(SmokeCheck::Exec { run: words(run) });
+        let http = |url: &str| test(SmokeCheck::Http { url: url.into(), status: 200, body: None });
+        let tcp = test(SmokeCheck::Tcp { address: "127.0.0.1:1".into() });
+        for good in [http("http://127.0.0.1/"), tcp, exec(&["bin/switch", "x"]), exec(&["probe"])] {
+            assert_eq!(verifiable(&ctx, &it, &good), Ok(()), "{good:?}");
+        }
+        let file = test(SmokeCheck::File { path: "/etc/shadow".into(), sha256: Digest::of(b"x") });
+        let journal = test(SmokeCheck::Journal { deny: words(&["x"]), watch: Millis(0) });
+        let systemd = test(SmokeCheck::Systemd { max_restarts: 0 });
+        for (bad, word) in [
+            (http("http://db.internal/"), "not on this host"),
+            (exec(&["/bin/sh", "-c", "true"]), "/bin/sh"),
+            (exec(&["probe", "${side}"]), "arguments belong there"),
+            (exec(&["probe", "--config=/tmp/mine"]), "arguments belong there"),
+            (file.clone(), "http, tcp or exec"),
+            (journal.clone(), "http, tcp or exec"),
+            (systemd.clone(), "http, tcp or exec"),
+        ] {
+            let error = verifiable(&ctx, &it, &bad).unwrap_err();
+            assert!(error.contains(word), "{bad:?}: {error}");
+        }
+        it.component.smoke = vec![file, journal, systemd];
+        for signed in &it.component.smoke {
+            assert_eq!(verifiable(&ctx, &it, signed), Ok(()), "{signed:?}");
+        }
     }
 }
