@@ -6,10 +6,14 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use regex_lite::Regex;
+use regex_lite::{Regex, RegexBuilder};
 
 /// Of a line that does not read, characters quoted.
 const EXCERPT_CHARS: usize = 80;
+/// Of a selector.
+const SELECTOR_BYTES_MAX: usize = 1_024;
+/// Of one compiled expression: every series of every scrape is matched with it.
+const REGEX_BYTES_MAX: usize = 64 * 1024;
 
 /// One sample.
 #[derive(Debug, PartialEq)]
@@ -194,6 +198,8 @@ pub(super) enum BadSelector {
     Form(String),
     #[error("{pattern:?} in {text:?} is not a regular expression: {why}")]
     Pattern { text: String, pattern: String, why: String },
+    #[error("a series selector of {0} bytes is too long: write at most {SELECTOR_BYTES_MAX}")]
+    Long(usize),
 }
 
 impl Selector {
@@ -202,6 +208,9 @@ impl Selector {
     /// # Errors
     /// [`BadSelector`].
     pub(super) fn parse(text: &str) -> Result<Self, BadSelector> {
+        if text.len() > SELECTOR_BYTES_MAX {
+            return Err(BadSelector::Long(text.len()));
+        }
         let form = || BadSelector::Form(text.to_owned());
         let (metric, rest) = name(text.trim()).ok_or_else(form)?;
         let mut matchers = Vec::new();
@@ -217,11 +226,8 @@ impl Selector {
                 let quote = after.chars().next().filter(|c| matches!(c, '"' | '\'')).ok_or_else(form)?;
                 let (value, after) = quoted(after.get(1..).unwrap_or_default(), quote).ok_or_else(form)?;
                 let regex = || {
-                    Regex::new(&format!("^(?s:{value})$")).map_err(|e| BadSelector::Pattern {
-                        text: text.to_owned(),
-                        pattern: value.to_string(),
-                        why: e.to_string(),
-                    })
+                    let bounded = RegexBuilder::new(&format!("^(?s:{value})$")).size_limit(REGEX_BYTES_MAX).build();
+                    bounded.map_err(|e| BadSelector::Pattern { text: text.to_owned(), pattern: value.to_string(), why: e.to_string() })
                 };
                 let matcher = match operator {
                     "=~" => Matcher::Like(regex()?),
@@ -353,5 +359,19 @@ mod tests {
         }
         let error = Selector::parse("r{code=~\"5(.\"}").unwrap_err();
         assert!(matches!(&error, BadSelector::Pattern { .. }) && error.to_string().contains("5(."), "{error}");
+    }
+
+    #[test]
+    fn selectors_have_bounds() {
+        let with = |pattern: &str| Selector::parse(&format!("r{{code=~\"{pattern}\"}}"));
+        let names: Vec<String> = (0..50).map(|n| format!("/api/v1/{n}/.*")).collect();
+        assert!(with(&names.join("|")).is_ok() && with("[a-z]{1,200}").is_ok());
+        for pattern in ["((a{100}){100}){2}", "(\\\\w{100}){50}"] {
+            let error = with(pattern).unwrap_err();
+            assert!(matches!(error, BadSelector::Pattern { .. }), "{pattern}: {error}");
+        }
+        let long = |more: usize| Selector::parse(&"r".repeat(SELECTOR_BYTES_MAX + more));
+        assert!(long(0).is_ok());
+        assert_eq!(long(1).unwrap_err(), BadSelector::Long(SELECTOR_BYTES_MAX + 1));
     }
 }
