@@ -246,7 +246,10 @@ impl Buckets {
                 let inside =
                     upto.checked_sub(below).ok_or_else(|| format!("the buckets of {}{{{set}}} do not rise", self.selector.name))?;
                 match bound {
-                    Some(bound) => *merged.entry(*bound).or_default() += inside,
+                    Some(bound) => {
+                        let count = merged.entry(*bound).or_default();
+                        *count = count.saturating_add(inside);
+                    }
                     None => over = over.saturating_add(inside),
                 }
                 below = upto;
@@ -344,6 +347,14 @@ mod tests {
             let error = one(text, &read("d")).unwrap_err();
             assert!(error.contains(word), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn counts_beyond_all_bounds_do_not_overflow() {
+        let set = |p: &str| format!("d_bucket{{p=\"{p}\",le=\"1\"}} 1.8e19\nd_bucket{{p=\"{p}\",le=\"+Inf\"}} 1.8e19\n");
+        let text = set("a") + &set("b");
+        let wanted = Reading::Histogram { bounds_us: vec![1_000_000], counts: vec![u64::MAX, 0] };
+        assert_eq!(one(&text, &ScrapeRead::Histogram { name: "d".into() }), Ok(wanted));
     }
 
     #[test]
