@@ -62,6 +62,10 @@ pub(crate) fn allowed(ctx: &Context, url: &str) -> Result<Target, String> {
     }
     let host = authority.host().to_owned();
     let port = authority.port_u16().unwrap_or(80);
+    // A server may make one path of `/health/../admin` before it looks.
+    if !is_loopback(&host) && climbs(uri.path()) {
+        return Err(format!("{url:?} goes up: beyond this host, write the path without `..` and %2e"));
+    }
     if !is_loopback(&host) && !ctx.policy.urls.iter().any(|listed| covers(listed, &uri)) {
         return Err(format!("{url} is not on this host: add it to urls in [policy] of agent.toml to let it be called"));
     }
@@ -76,6 +80,13 @@ fn covers(listed: &str, uri: &Uri) -> bool {
     listed.scheme() == uri.scheme()
         && authority(&listed) == authority(uri)
         && uri.path().strip_prefix(below).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether a path has a segment `..`, as a server may cut it, or a dot that only a
+/// server makes out of it.
+fn climbs(path: &str) -> bool {
+    let path = path.to_ascii_lowercase().replace("%2f", "/").replace("%5c", "/");
+    path.contains("%2e") || path.split(['/', '\\', ';']).any(|segment| segment == "..")
 }
 
 pub(super) async fn attempt(beside: &Beside<'_>, url: &str, status: u16, body: Option<&str>) -> Result<String, Attempt> {
@@ -166,6 +177,9 @@ mod tests {
             "http://db.internal:9000/health",
             "http://DB.internal:9000/health/deep?x",
             "http://lb:80/any",
+            "http://lb/api/queues/%2f/a..b/...?x=../%2e%2e",
+            // On this host nothing is closed to begin with.
+            "http://127.0.0.1/a/../%2e%2e/b",
         ];
         for url in good {
             assert!(allowed(&ctx, url).is_ok(), "{url}");
@@ -179,6 +193,14 @@ mod tests {
             "http://db.internal:9000/",
             "http://db.internal:9001/health",
             "http://lb.evil/",
+            "http://db.internal:9000/health/..",
+            "http://db.internal:9000/health/../admin",
+            "http://db.internal:9000/health/..;/admin",
+            "http://db.internal:9000/health/%2e%2e/admin",
+            "http://db.internal:9000/health/.%2E/admin",
+            "http://db.internal:9000/health/..%2Fadmin",
+            "http://db.internal:9000/health/..\\admin",
+            "http://lb/..",
             "/x",
             "127.0.0.1:80",
         ];
