@@ -58,7 +58,11 @@ pub(crate) fn resolve(
     }
     before_switch(gating);
     let keep_old = spec.keep_old.map_or(Millis(0), |s| s.0);
-    if keep_old.0 > 0 && !gating.stages.iter().any(|s| s.watch && s.bake >= keep_old) {
+    // A first install has no old side to keep.
+    let installed = |c: &ComponentPlan| {
+        fleet.iter().any(|h| c.hosts.contains(&h.name) && h.components.get(&c.name).is_some_and(|f| f.release.is_some()))
+    };
+    if keep_old.0 > 0 && components.iter().any(installed) && !gating.stages.iter().any(|s| s.watch && s.bake >= keep_old) {
         gating.stages.push(Stage {
             name: "old side kept".to_string(),
             after_wave: 0,
