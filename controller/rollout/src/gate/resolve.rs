@@ -33,7 +33,6 @@ const OBSERVERS_MAX: usize = limits::OBSERVERS_MAX - 1;
 /// Looked at and shown whether or not something judges it.
 const SHOWN: [&str; 8] =
     ["error_rate", "latency_p50", "latency_p99", "request_rate", "service_cpu", "host_cpu", "service_memory", "host_memory"];
-const DECLARED: [&str; 2] = ["data-corruption", "security-incident"];
 
 /// Resolves what `spec` judges by. `first_install`: no host runs any of the
 /// components yet. `after_wave` of the stages is left 0 for the caller.
@@ -205,10 +204,7 @@ impl Resolver<'_> {
             Ask::Declared(_) if spec.min_samples.is_some() => {
                 return Err(refused(key, "what a person declares has no samples: remove min_samples"));
             }
-            Ask::Declared(name) if DECLARED.contains(&name.as_str()) => out.declared = Some(name.clone()),
-            Ask::Declared(name) => {
-                return Err(refused(key, format!("{name:?} cannot be declared; write {}", DECLARED.join(" or "))));
-            }
+            Ask::Declared(name) => out.declared = Some(name.clone()),
             Ask::Within { .. } | Ask::Stable | Ask::NoDegradation => {
                 return Err(refused(
                     key,

@@ -35,10 +35,6 @@ fn conditions_that_cannot_be_judged() {
         ("[[rollback]]\nwhen = \"queue > 5\"\naction = \"rollback\"", &["rollback[1].when", "queue has no source"]),
         ("[[rollback]]\nwhen = \"stable\"\naction = \"rollback\"", &["rollback[1].when", "what must not be"]),
         ("[[rollback]]\nwhen = \"host_cpu within 10% of baseline\"\naction = \"rollback\"", &["what must not be"]),
-        (
-            "[[rollback]]\nwhen = \"declared fire\"\naction = \"emergency\"",
-            &["\"fire\" cannot be declared", "data-corruption or security-incident"],
-        ),
         ("[[rollback]]\nwhen = \"restarts > 2\"\naction = \"rollback\"\nafter = \"1m\"", &["after", "\"investigate\""]),
         ("[[rollback]]\nwhen = \"declared data-corruption\"\naction = \"emergency\"\nmin_samples = 2", &["remove min_samples"]),
         ("[[perf]]\nmetric = \"latency_p99\"\nmax = \"500ms\"", &["perf[1].metric", "latency_p99 has no source"]),

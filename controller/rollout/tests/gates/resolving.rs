@@ -236,6 +236,13 @@ fn one_block_serves_what_it_can() {
 }
 
 #[test]
+fn a_plan_declares_what_it_wants() {
+    let gating = gating("rolling", "[[rollback]]\nwhen = \"declared angry-customers\"\naction = \"investigate\"\nafter = \"5m\"").unwrap();
+    let found: Vec<_> = gating.triggers.iter().map(|t| (t.declared.as_deref(), t.action, t.tests.len(), t.after)).collect();
+    assert_eq!(found, [(Some("angry-customers"), TriggerAction::Investigate, 0, Millis::from_secs(300))]);
+}
+
+#[test]
 fn sizes_of_samples() {
     let least = |success: &str, rest: &str| {
         let gating = gating("rolling", &format!("success = [\"{success}\"]\n{rest}")).unwrap();
