@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::base::Base;
 use super::http::Http;
-use super::{chain, excerpt};
+use super::{chain, excerpt, read_off};
 
 #[derive(Deserialize)]
 struct Alert {
@@ -26,7 +26,7 @@ pub(super) async fn alerts(http: &Http, base: &Base, matchers: &[String]) -> Res
     let mut query = vec![("active", "true"), ("silenced", "false"), ("inhibited", "false")];
     query.extend(matchers.iter().map(|m| ("filter", m.as_str())));
     let reply = http.ask(base, "/api/v2/alerts", &query).await.map_err(|e| format!("{asked} was not answered: {}", chain(&e)))?;
-    read(reply.status, &reply.body, &asked)
+    read_off(reply, move |reply| read(reply.status, &reply.body, &asked)).await?
 }
 
 fn read(status: StatusCode, body: &[u8], asked: &str) -> Result<BTreeMap<String, String>, String> {

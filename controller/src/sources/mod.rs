@@ -16,14 +16,14 @@ use std::time::Duration;
 use tidegate_protocol::RolloutId;
 use tidegate_rollout::{Fetch, FetchFrom, Fetched};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout};
 
 pub use base::{BadBase, Base};
 pub use http::{Access, Auth};
 
 use crate::core::{CoreHandle, Input};
-use http::Http;
+use http::{Http, Reply};
 use prometheus::Trouble;
 
 /// Requests in flight.
@@ -38,6 +38,9 @@ const EVERY_MIN: Duration = Duration::from_millis(200);
 const CHANGED_AGAIN: Duration = Duration::from_secs(1);
 /// Longest text of others in a sentence, characters.
 const EXCERPT_CHARS_MAX: usize = 300;
+
+/// Answers over this are read off the runtime, bytes.
+const READ_INLINE_MAX: usize = 64 * 1024;
 
 /// A fetch of a rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,12 +120,11 @@ pub fn timeout_of(fetch: &Fetch) -> Duration {
 
 /// One fetch with its timer.
 struct Job {
-    /// Tells an answer to an older question.
-    id: u64,
     wanted: Wanted,
     due: Instant,
     asked_at: Option<Instant>,
-    running: bool,
+    /// The task that fetches; tells an answer to an older question, too.
+    running: Option<Id>,
 }
 
 impl Job {
@@ -134,32 +136,42 @@ impl Job {
 }
 
 /// Keeps fetching what is wanted until the core ends. Results go to the core.
-pub async fn run(sources: Sources, core: CoreHandle, mut wanted: watch::Receiver<Vec<Wanted>>) {
+pub async fn run(sources: Sources, core: CoreHandle, wanted: watch::Receiver<Vec<Wanted>>) {
+    let fetch = move |fetch: Fetch| {
+        let sources = sources.clone();
+        async move { sources.fetch(&fetch.from, timeout_of(&fetch)).await }
+    };
+    keep(fetch, core, wanted).await;
+}
+
+async fn keep<F>(fetch: impl Fn(Fetch) -> F, core: CoreHandle, mut wanted: watch::Receiver<Vec<Wanted>>)
+where
+    F: Future<Output = Result<Fetched, String>> + Send + 'static,
+{
     let mut jobs: Vec<Job> = Vec::new();
-    let mut next_id = 0;
-    let mut flying: JoinSet<(u64, Result<Fetched, String>)> = JoinSet::new();
+    let mut flying: JoinSet<Result<Fetched, String>> = JoinSet::new();
     loop {
         while flying.len() < IN_FLIGHT_MAX {
             let now = Instant::now();
-            let Some(job) = jobs.iter_mut().filter(|j| !j.running && j.due <= now).min_by_key(|j| j.due) else { break };
-            (job.running, job.asked_at) = (true, Some(now));
-            let (sources, id, fetch) = (sources.clone(), job.id, job.wanted.fetch.clone());
-            flying.spawn(async move { (id, sources.fetch(&fetch.from, timeout_of(&fetch)).await) });
+            let Some(job) = jobs.iter_mut().filter(|j| j.running.is_none() && j.due <= now).min_by_key(|j| j.due) else { break };
+            let task = flying.spawn(fetch(job.wanted.fetch.clone()));
+            (job.running, job.asked_at) = (Some(task.id()), Some(now));
         }
-        let next = jobs.iter().filter(|j| !j.running).map(|j| j.due).min().filter(|_| flying.len() < IN_FLIGHT_MAX);
+        let next = jobs.iter().filter(|j| j.running.is_none()).map(|j| j.due).min().filter(|_| flying.len() < IN_FLIGHT_MAX);
         tokio::select! {
             changed = wanted.changed() => {
                 if changed.is_err() {
                     return;
                 }
                 let now = wanted.borrow_and_update().clone();
-                jobs = replaced(std::mem::take(&mut jobs), now, &mut next_id);
+                jobs = replaced(std::mem::take(&mut jobs), now);
             }
-            Some(done) = flying.join_next() => {
-                let Ok((id, result)) = done else { continue };
+            Some(done) = flying.join_next_with_id() => {
+                // One that ended early gave no number, like any other that failed.
+                let (id, result) = done.unwrap_or_else(|e| (e.id(), Err(format!("a fetch ended early, a defect of Tidegate: {}", chain(&e)))));
                 // An answer to what is not asked any more is of no use.
-                let Some(job) = jobs.iter_mut().find(|j| j.id == id) else { continue };
-                job.running = false;
+                let Some(job) = jobs.iter_mut().find(|j| j.running == Some(id)) else { continue };
+                job.running = None;
                 let every = Duration::from_millis(job.wanted.fetch.every.0).max(EVERY_MIN);
                 job.due = job.asked_at.map_or_else(Instant::now, |at| at + every);
                 if let Err(error) = &result {
@@ -177,7 +189,7 @@ pub async fn run(sources: Sources, core: CoreHandle, mut wanted: watch::Receiver
 }
 
 /// The jobs of a new list: equal fetches keep their timers, changed ones are due.
-fn replaced(mut old: Vec<Job>, wanted: Vec<Wanted>, next_id: &mut u64) -> Vec<Job> {
+fn replaced(mut old: Vec<Job>, wanted: Vec<Wanted>) -> Vec<Job> {
     let now = Instant::now();
     let mut jobs = Vec::with_capacity(wanted.len());
     for wanted in wanted {
@@ -187,10 +199,17 @@ fn replaced(mut old: Vec<Job>, wanted: Vec<Wanted>, next_id: &mut u64) -> Vec<Jo
         }
         let asked_at = old.iter().filter(|j| j.same_place(&wanted)).filter_map(|j| j.asked_at).max();
         let due = asked_at.map_or(now, |at| now.max(at + CHANGED_AGAIN));
-        *next_id += 1;
-        jobs.push(Job { id: *next_id, wanted, due, asked_at, running: false });
+        jobs.push(Job { wanted, due, asked_at, running: None });
     }
     jobs
+}
+
+/// Reads an answer; `Err` when the reading itself ended early.
+async fn read_off<T: Send + 'static>(reply: Reply, read: impl FnOnce(&Reply) -> T + Send + 'static) -> Result<T, String> {
+    if reply.body.len() <= READ_INLINE_MAX {
+        return Ok(read(&reply));
+    }
+    spawn_blocking(move || read(&reply)).await.map_err(|e| format!("the reading of an answer ended early: {}", chain(&e)))
 }
 
 /// Others' text for one line: bounded, without control characters.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::base::Base;
 use super::http::Http;
-use super::{chain, excerpt};
+use super::{chain, excerpt, read_off};
 
 /// Why a query gave no number.
 #[derive(Debug, PartialEq)]
@@ -49,7 +49,7 @@ pub(super) async fn query(http: &Http, base: &Base, query: &str) -> Result<f64, 
         .ask(base, "/api/v1/query", &[("query", query)])
         .await
         .map_err(|e| Trouble::Other(format!("{asked} was not answered: {}", chain(&e))))?;
-    number(reply.status, &reply.body, &asked)
+    read_off(reply, move |reply| number(reply.status, &reply.body, &asked)).await.unwrap_or_else(|text| Err(Trouble::Other(text)))
 }
 
 fn number(status: StatusCode, body: &[u8], asked: &str) -> Result<f64, Trouble> {

@@ -141,6 +141,8 @@ fn prometheus(request: &str) -> Answer {
         ok(&["NaN"])
     } else if has("many") {
         ok(&["1", "2", "3"])
+    } else if has("large") {
+        ok(&["1"; 3_000])
     } else if has("wrong") {
         Answer::Say("400 Bad Request", r#"{"status":"error","errorType":"bad_data","error":"invalid parameter \"query\": 1:5"}"#.into())
     } else if has("down") {
@@ -182,6 +184,7 @@ async fn a_query_gives_one_number_or_one_sentence_with_its_cause() {
         ("good", Some("empty"), "`empty` gives no series"),
         ("good", Some("less"), "never fewer than none"),
         ("many", None, "gives 3 series, aggregate them: sum(...)"),
+        ("large", None, "gives 3000 series"),
         ("wrong", None, "HTTP 400: bad_data: invalid parameter"),
         ("down", None, "HTTP 503: upstream is away"),
         ("moved", None, "redirect (HTTP 302) to \"http://elsewhere.example/\""),
@@ -321,6 +324,31 @@ async fn what_is_wanted_is_fetched_again_and_again_until_it_is_not() {
 }
 
 #[tokio::test]
+async fn a_fetch_that_ends_early_is_tried_again() {
+    let (core, mut inputs) = CoreHandle::new();
+    let fetch = Fetch {
+        metric: "m".into(),
+        group: Group::Changed,
+        from: FetchFrom::Alertmanager { url: "http://127.0.0.1:1".into(), matchers: vec![] },
+        every: Millis(200),
+    };
+    let (list, wants) = watch::channel(vec![Wanted { rollout: "r".parse().unwrap(), fetch }]);
+    list.send_modify(|_| {});
+    let tries = Arc::new(AtomicUsize::new(0));
+    let fetcher = move |_| {
+        let tries = tries.clone();
+        async move {
+            assert!(tries.fetch_add(1, Ordering::SeqCst) > 0, "the first one falls over");
+            Ok(Fetched::Value { value: 1.0, samples: None })
+        }
+    };
+    let _task = tokio::spawn(keep(fetcher, core, wants));
+    let error = next(&mut inputs, "m").await.unwrap_err();
+    assert!(error.contains("ended early") && error.contains("the first one falls over"), "{error}");
+    assert_eq!(next(&mut inputs, "m").await, Ok(Fetched::Value { value: 1.0, samples: None }));
+}
+
+#[tokio::test]
 async fn no_more_requests_fly_than_are_allowed() {
     let server = Server::start(|_| Answer::Silence, None).await;
     let (core, mut inputs) = CoreHandle::new();
@@ -344,15 +372,15 @@ async fn no_more_requests_fly_than_are_allowed() {
 #[tokio::test]
 async fn equal_fetches_keep_their_timers() {
     let server = Server::start(prometheus, None).await;
-    let mut id = 0;
     let a = wanted(&server, "a", "good");
-    let mut jobs = replaced(Vec::new(), vec![a.clone(), wanted(&server, "b", "good")], &mut id);
+    let mut jobs = replaced(Vec::new(), vec![a.clone(), wanted(&server, "b", "good")]);
     let later = Instant::now() + Duration::from_secs(3_600);
     for job in &mut jobs {
         (job.due, job.asked_at) = (later, Some(Instant::now()));
     }
-    let jobs = replaced(jobs, vec![wanted(&server, "b", "count"), a], &mut id);
-    assert_eq!(jobs.iter().map(|j| (j.id, j.due == later)).collect::<Vec<_>>(), [(3, false), (1, true)]);
+    let jobs = replaced(jobs, vec![wanted(&server, "b", "count"), a]);
+    let kept: Vec<_> = jobs.iter().map(|j| (j.wanted.fetch.metric.as_str(), j.due == later)).collect();
+    assert_eq!(kept, [("b", false), ("a", true)]);
     // A new question waits a moment after the one before it under the same name.
     assert!(jobs[0].due > Instant::now() && jobs[0].due <= Instant::now() + CHANGED_AGAIN);
 }
