@@ -96,6 +96,18 @@ fn nothing_a_host_says_reaches_the_terminal_raw() {
 }
 
 #[test]
+fn a_drill_says_what_it_came_to() {
+    let text = fs::read_to_string(here("tests/snapshots/status.json")).unwrap();
+    let mut doc: StatusDoc = serde_json::from_str(&text).unwrap();
+    doc.drill = true;
+    for (passed, word) in [(true, "passed"), (false, "not passed")] {
+        doc.drilled = Some(tidegate_rollout::status::Drilled { passed, forward_ms: 61_250, back_ms: 940 });
+        let shown = render::status(&doc, false);
+        assert!(shown.contains(&format!("\n  drill    {word}; forward 61.2 s, back 0.9 s\n")), "{shown}");
+    }
+}
+
+#[test]
 fn progress_follows_the_events() {
     let read = |name: &str| fs::read_to_string(here(&format!("tests/snapshots/{name}.json"))).unwrap();
     let mut status: StatusDoc = serde_json::from_str(&read("status")).unwrap();

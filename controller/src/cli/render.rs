@@ -331,6 +331,11 @@ pub fn status_at(doc: &StatusDoc, color: bool, now: Option<jiff::Timestamp>) -> 
     if let Some(ended) = &doc.ended_at {
         out.push_str(&format!("  ended    {}{}\n", clean(ended, 40), took(&doc.started_at, ended)));
     }
+    if let Some(drilled) = &doc.drilled {
+        let passed = if drilled.passed { paint("passed", Tone::Good, color) } else { paint("not passed", Tone::Bad, color) };
+        let span = |ms: u64| format!("{}.{} s", ms / 1_000, ms % 1_000 / 100);
+        out.push_str(&format!("  drill    {passed}; forward {}, back {}\n", span(drilled.forward_ms), span(drilled.back_ms)));
+    }
     let mut waves = Table::new(["WAVE", "NAME", "STATE", "CONFIRMED"]);
     for wave in &doc.waves {
         let done = doc.hosts.iter().filter(|h| h.wave == Some(wave.index) && h.state == TargetState::Confirmed).count();

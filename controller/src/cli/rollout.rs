@@ -76,7 +76,7 @@ pub(super) enum Rollout {
     Declare {
         #[command(flatten)]
         id: Id,
-        /// data-corruption, security-incident, or a name that the plan declares
+        /// A name that a trigger of the plan declares, or data-corruption / security-incident
         #[arg(value_name = "WHAT")]
         what: String,
         /// What was seen, for the journal
@@ -217,8 +217,9 @@ Examples:
   tidegate rollout ack shop-1 --reason \"I look at the latency\"";
 
 const DECLARE_HELP: &str = "\
-What follows is written in the plan: [[rollback]] when = \"declared data-corruption\". Without such a trigger both
-built-in names roll back; security-incident takes all hosts back at once.
+What follows is written in the plan: [[rollback]] when = \"declared NAME\" with an action. data-corruption and
+security-incident need no trigger: both are emergencies when the plan does not say otherwise, and all hosts go back
+at once.
 
 Examples:
   tidegate rollout declare shop-1 data-corruption --reason \"orders have negative totals\"
