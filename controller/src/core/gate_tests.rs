@@ -6,7 +6,7 @@ use tidegate_protocol::metric::{MetricReading, ProbeRead, Reading, Source};
 use tidegate_protocol::side::{SideReport, SwitchProgress};
 use tidegate_protocol::{Generation, HostName, Millis, RolloutId, Samples, Side, SidesReport, Timestamp, Watch};
 use tidegate_rollout::gate::Group;
-use tidegate_rollout::{FetchFrom, Fetched, Record, RolloutState};
+use tidegate_rollout::{FetchFrom, Fetched, Record, RolloutState, Verb};
 
 use super::Input;
 use super::tests::{Fleet, host, id, prepared};
@@ -159,6 +159,21 @@ fn a_rollout_that_only_watches_gives_way_and_one_that_holds_does_not() {
         _ => None,
     });
     assert!(ended.unwrap().contains(second.as_str()));
+    obey(&mut fleet, &sessions, 1);
+    assert_eq!(fleet.state_of(&second), RolloutState::Completed);
+}
+
+#[test]
+fn a_watch_that_a_person_paused_gives_way_too_and_ends() {
+    let mut fleet = Fleet::new(&["a"]);
+    let sessions = online(&mut fleet, &["a"]);
+    let first = start(&mut fleet, "1", "watch = \"24h\"\n");
+    obey(&mut fleet, &sessions, 2);
+    assert_eq!(fleet.state_of(&first), RolloutState::Watching);
+    fleet.verb(&first, Verb::Pause).unwrap();
+    assert_eq!(fleet.state_of(&first), RolloutState::Paused);
+    let second = start(&mut fleet, "2", "");
+    assert_eq!(fleet.state_of(&first), RolloutState::Completed, "told of its successor, not left behind");
     obey(&mut fleet, &sessions, 1);
     assert_eq!(fleet.state_of(&second), RolloutState::Completed);
 }
