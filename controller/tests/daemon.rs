@@ -425,6 +425,8 @@ async fn an_agent_is_asked_to_measure_at_its_hello_and_an_older_one_never_is() {
     let doc: PlanDoc = document(&client, request).await;
     let row = doc.readiness.iter().find(|r| r.name.contains("agent")).unwrap();
     assert!(!row.ok && row.observed.contains("a (0)"), "{row:?}");
+    let why = "the agent on a (0) is too old to measure error_rate";
+    assert!(doc.refused_because.iter().any(|said| said.contains(why)), "{:?}", doc.refused_because);
     eventually("it is said once", || async {
         let log = std::fs::read_to_string(dir.join("log")).unwrap();
         (log.matches("can neither measure nor switch sides").count() == 1).then_some(())
@@ -658,6 +660,20 @@ async fn hosts_are_no_operators_and_viewers_only_look() {
     std::fs::write(profile.join("profile.toml"), format!("controller = \"{}\"\n", controller.addr())).unwrap();
     let guest = Client::connect(&Profile::load(&profile).unwrap()).await.unwrap();
     assert_eq!(document::<Vec<HostDoc>>(&guest, Request::HostList { selector: "role=api".into() }).await.len(), 1);
+    // A plan of theirs makes the controller call nobody.
+    import(&client, "1").await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (spec_text, file_name) = plan("1");
+    let asks = format!(
+        "success = [\"error_rate < 1%\"]\nbake = \"10s\"\n[metrics.error_rate]\nsource = \"prometheus\"\nurl = \"http://{}\"\nquery = \"up\"\nunit = \"percent\"\n",
+        listener.local_addr().unwrap()
+    );
+    let doc: PlanDoc = document(&guest, Request::RolloutPlan { spec_text: spec_text + &asks, file_name }).await;
+    let row = doc.readiness.iter().find(|r| r.name == "metrics servers").unwrap();
+    assert!(row.ok && row.observed.contains("role operator: error_rate"), "{row:?}");
+    assert_eq!(doc.refused_because, [""; 0]);
+    assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     let denied = refusal(&guest, Request::HostDrain { host: "a".parse().unwrap(), reason: String::new() }).await;
     assert_eq!(denied.code, ErrorCode::Denied);
     assert_eq!(host_a(&client).await.state, HostState::Offline, "nothing changed");

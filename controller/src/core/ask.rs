@@ -1,11 +1,11 @@
 //! What operators ask of the fleet and of rollouts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tidegate_protocol::limits::LABELS_MAX;
 use tidegate_protocol::message::VERSION_WATCH;
 use tidegate_protocol::{ComponentName, Digest, Generation, HostName, RolloutId, Timestamp};
-use tidegate_rollout::gate::MetricSource;
+use tidegate_rollout::gate::{AgentSource, MetricSource};
 use tidegate_rollout::selector::label_word_ok;
 use tidegate_rollout::status::{StatusDoc, explain, status};
 use tidegate_rollout::{Event, FleetHost, Plan, Rollout, RolloutState, Selector, Verb};
@@ -235,6 +235,7 @@ impl State {
             observed: if offline.is_empty() { "all are".into() } else { format!("not in contact: {}", offline.join(", ")) },
         }];
         readiness.extend(self.can_measure(&plan));
+        let conflict = self.conflict(&plan, None).map(|e| e.message);
         json(&PlanDoc {
             schema: SCHEMA,
             plan_digest: plan.digest(),
@@ -243,7 +244,7 @@ impl State {
             waves: plan.waves.iter().map(|w| PlanWaveDoc { index: w.index, name: w.name.clone(), hosts: w.hosts.clone() }).collect(),
             hosts,
             readiness,
-            refused_because: self.conflict(&plan, None).into_iter().map(|e| e.message).collect(),
+            refused_because: conflict.into_iter().chain(self.too_old(&plan)).collect(),
             plan,
         })
     }
@@ -279,14 +280,39 @@ impl State {
         if !measured && plan.blue_green.is_none() {
             return None;
         }
-        let old = |host: &HostName| {
-            let session = self.registry.get(host).and_then(|h| h.session());
-            session.filter(|s| s.version < VERSION_WATCH).map(|s| format!("{host} ({})", s.agent.version))
-        };
-        let mut names: Vec<String> = plan.targets().filter_map(|(host, _)| old(host)).collect();
-        names.dedup();
+        let names: BTreeSet<String> = plan.targets().filter_map(|(host, _)| self.old_agent(host)).collect();
+        let names: Vec<String> = names.into_iter().collect();
         let observed = if names.is_empty() { "all in contact can".into() } else { format!("too old, upgrade them: {}", names.join(", ")) };
         Some(ReadinessDoc { name: "every agent can do what the plan asks of it".into(), ok: names.is_empty(), observed })
+    }
+
+    /// Agents whose age ends the rollout in its preflight. What is read of a journal
+    /// does not: without it nothing is counted.
+    fn too_old(&self, plan: &Plan) -> Vec<String> {
+        let measured = |source: &MetricSource, component: &ComponentName| {
+            let MetricSource::Agent { what, component: of, .. } = source else { return false };
+            let journal =
+                matches!(what, AgentSource::JournalCritical { .. } | AgentSource::JournalNewErrors | AgentSource::JournalSecurity { .. });
+            !journal && of.as_ref().is_none_or(|of| of == component)
+        };
+        let of = |(host, component): (&HostName, &ComponentName)| {
+            let old = self.old_agent(host)?;
+            let metrics = plan.gating.metrics.iter().filter(|(_, metric)| measured(&metric.source, component));
+            let names: Vec<&str> = metrics.map(|(name, _)| name.as_str()).collect();
+            let cannot = match (plan.blue_green.is_some(), names.is_empty()) {
+                (true, _) => "serve two sides of".to_owned(),
+                (false, false) => format!("measure {} of", names.join(", ")),
+                (false, true) => return None,
+            };
+            Some(format!("the agent on {old} is too old to {cannot} {component}: upgrade it"))
+        };
+        plan.targets().filter_map(of).collect()
+    }
+
+    /// `host (version)` of an agent that is in contact and neither measures nor switches.
+    fn old_agent(&self, host: &HostName) -> Option<String> {
+        let session = self.registry.get(host).and_then(|h| h.session());
+        session.filter(|s| s.version < VERSION_WATCH).map(|s| format!("{host} ({})", s.agent.version))
     }
 
     /// A rollout that holds one of the plan's targets. One that only watches does not.

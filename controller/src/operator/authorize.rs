@@ -70,19 +70,25 @@ pub struct Denied {
     pub needs: Needs,
 }
 
-/// Whether that certificate may ask that.
-///
-/// # Errors
-/// [`Denied`].
-pub fn authorize(identity: &PeerIdentity, request: &Request) -> Result<(), Denied> {
-    let needs = Needs::of(request);
+/// Whether that certificate may do what takes that much.
+#[must_use]
+pub fn allows(identity: &PeerIdentity, needs: Needs) -> bool {
     let has = identity.operator_roles.iter().filter_map(|role| match role.as_str() {
         "viewer" => Some(Needs::Viewer),
         "operator" => Some(Needs::Operator),
         "admin" => Some(Needs::Admin),
         _ => None,
     });
-    if identity.role == Role::Operator && has.max().is_some_and(|has| has >= needs) {
+    identity.role == Role::Operator && has.max().is_some_and(|has| has >= needs)
+}
+
+/// Whether that certificate may ask that.
+///
+/// # Errors
+/// [`Denied`].
+pub fn authorize(identity: &PeerIdentity, request: &Request) -> Result<(), Denied> {
+    let needs = Needs::of(request);
+    if allows(identity, needs) {
         Ok(())
     } else {
         Err(Denied { name: identity.name.clone(), roles: identity.operator_roles.clone(), needs })

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::authorize::authorize;
+use super::authorize::{Needs, allows, authorize};
 use super::doc::{MissingDoc, TokenDoc, VersionDoc, rfc3339};
 use super::msg::{ErrorCode, ErrorDoc, Frame, MISSING_DIGESTS_MAX, Request};
 use super::{follow, gates, releases};
@@ -169,7 +169,6 @@ impl Operators {
             let error = ErrorDoc::new(ErrorCode::Denied, denied.to_string());
             return Err(error.fix("ask an admin of this fleet for a profile with that role").into());
         }
-        let by = identity.name.as_str();
         let follows = matches!(request, Request::RolloutEvents { .. } | Request::RolloutWatch { .. } | Request::RolloutWait { .. });
         let places = if follows { &self.followers } else { &self.places };
         let Ok(_place) = timeout(REQUEST_TIMEOUT, places.acquire()).await else {
@@ -180,14 +179,15 @@ impl Operators {
             Request::RolloutWatch { id, after_seq, stop_at_person } => follow::watch(self, send, id, after_seq, stop_at_person).await,
             Request::RolloutWait { id, until, timeout } => follow::wait(self, send, id, &until, timeout).await,
             request => {
-                let document = self.document(recv, request, by).await?;
+                let document = self.document(recv, request, identity).await?;
                 send.send(&Frame::Document(document), OPERATOR_FRAME_BYTES_MAX).await?;
                 Ok(send.send(&Frame::End { exit: 0 }, OPERATOR_FRAME_BYTES_MAX).await?)
             }
         }
     }
 
-    async fn document(&self, recv: &mut FrameReceiver, request: Request, by: &str) -> Result<String, Ended> {
+    async fn document(&self, recv: &mut FrameReceiver, request: Request, identity: &PeerIdentity) -> Result<String, Ended> {
+        let by = identity.name.as_str();
         match request {
             Request::Version => Ok(json(&VersionDoc { version: env!("CARGO_PKG_VERSION").into() })?),
             Request::TokenCreate { host, labels, ttl, uses } => self.token(by, host, labels, ttl, uses).await,
@@ -206,7 +206,8 @@ impl Operators {
             Request::RolloutPlan { ref spec_text, ref file_name } => {
                 let prepared = self.prepare(spec_text, file_name).await?;
                 let document = self.core.ask(by, request, Some(Box::new(prepared))).await??;
-                gates::tried(self, document).await
+                // The plan names the URLs: who only looks does not make the controller call them.
+                gates::tried(self, document, allows(identity, Needs::Operator)).await
             }
             Request::RolloutStart { ref spec_text, ref file_name, .. } => {
                 let prepared = self.prepare(spec_text, file_name).await?;
