@@ -13,6 +13,7 @@ mod follow;
 mod gather;
 mod journal;
 mod probe;
+mod rebase;
 mod rounds;
 mod scrape;
 mod signature;

@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::bench::{Bench, NOT_INSTALLED};
 use super::board::Teller;
 use super::gather::{Gather, gather};
+use super::rebase::Rebase;
 use super::subject::Subject;
 use crate::context::Installed;
 use crate::error::chain;
@@ -24,6 +25,7 @@ pub(super) async fn run(mut bench: Bench, url: String, reads: Vec<(Teller, Scrap
     if !bench.ready().await {
         return;
     }
+    let mut rebases: Vec<Rebase> = reads.iter().map(|_| Rebase::default()).collect();
     let mut ticks = interval(bench.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -32,16 +34,26 @@ pub(super) async fn run(mut bench: Bench, url: String, reads: Vec<(Teller, Scrap
             () = bench.changed() => {
                 let subject = bench.now();
                 if bench.another(&subject) {
+                    rebases.iter_mut().for_each(Rebase::another);
                     ticks.reset_immediately();
                 }
                 continue;
             }
         }
         let subject = bench.now();
-        bench.another(&subject);
-        let outcome = scrape(&bench, &subject, &url, &reads).await;
+        if bench.another(&subject) {
+            rebases.iter_mut().for_each(Rebase::another);
+        }
+        let mut outcome = scrape(&bench, &subject, &url, &reads).await;
+        // The last one is not asked for by anybody: since when the page counts.
+        let page_ms = outcome.pop().and_then(Result::ok).and_then(began_ms);
         let ended = bench.ended(&subject);
-        for ((teller, _), reading) in reads.iter().zip(outcome) {
+        for (((teller, _), rebase), reading) in reads.iter().zip(&mut rebases).zip(outcome) {
+            let reading = match reading {
+                // What was read of a process that is gone may be of the next one.
+                Ok(raw) if !ended => Ok(rebase.take(raw, page_ms, bench.since_process())),
+                other => other,
+            };
             match reading {
                 // It may be of the next process, of which nothing is known yet.
                 Ok(_) if ended => {}
@@ -52,9 +64,18 @@ pub(super) async fn run(mut bench: Bench, url: String, reads: Vec<(Teller, Scrap
     }
 }
 
-/// One look: a reading or a sentence for each of them.
+/// When the process behind a page began, Unix milliseconds.
+fn began_ms(reading: Reading) -> Option<u64> {
+    match reading {
+        Reading::Gauge(seconds) if seconds.get() > 0.0 => Some((seconds.get() * 1_000.0) as u64),
+        _ => None,
+    }
+}
+
+/// One look: a reading or a sentence for each of them, and one more for the page's
+/// own age.
 async fn scrape(bench: &Bench, subject: &Subject, url: &str, reads: &[(Teller, ScrapeRead)]) -> Vec<Result<Reading, String>> {
-    let all = |why: &str| reads.iter().map(|_| Err(why.to_owned())).collect();
+    let all = |why: &str| reads.iter().map(|_| Err(why.to_owned())).chain([Err(String::new())]).collect();
     let Some(installed) = subject.installed.as_deref() else { return all(NOT_INSTALLED) };
     let (url, target) = match bench.target(Some(installed), url) {
         Ok(found) => found,
@@ -73,7 +94,9 @@ async fn scrape(bench: &Bench, subject: &Subject, url: &str, reads: &[(Teller, S
     if cut {
         return all(&format!("GET {url} → more than {BODY_BYTES_MAX} bytes"));
     }
-    let gathers = reads.iter().map(|(_, read)| expanded(bench, installed, read)).collect::<Vec<_>>();
+    let age = ScrapeRead::Gauge { series: "process_start_time_seconds".to_owned() };
+    let wanted = reads.iter().map(|(_, read)| read).chain([&age]);
+    let gathers = wanted.map(|read| expanded(bench, installed, read)).collect::<Vec<_>>();
     // Megabytes of text take their time.
     let gathered = tokio::task::spawn_blocking(move || gather(&String::from_utf8_lossy(&body), &gathers)).await;
     let gathered = gathered.unwrap_or_default();
