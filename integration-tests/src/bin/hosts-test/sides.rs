@@ -345,13 +345,15 @@ pub(crate) fn canary(real: &mut Real) -> anyhow::Result<()> {
     const MAIL: &str = "/etc/shop/mail";
     const UNIT: &str = "tidegate-mail.service";
     prepare(real)?;
-    let mail = |version: &str| {
+    let mail = |version: &str, more: &[&str]| {
         let service = format!(r#"{{ supervised = {{ run = ["bin/demo-service", "--port", "${{var.mail}}", "--control", "{MAIL}"] }} }}"#);
-        Release::new(version).named("post").component(Component::new("mail").service(&service).smoke(&[&http_smoke("mail", "10s")]))
+        Release::new(version)
+            .named("post")
+            .component(Component::new("mail").service(&service).smoke(&[&[http_smoke("mail", "10s").as_str()], more].concat()))
     };
     let hosts = r#"{ mail = "role=web" }"#;
-    real.operator.import(&mail("3.0.0"))?;
-    real.operator.import(&mail("4.0.0"))?;
+    real.operator.import(&mail("3.0.0", &[]))?;
+    real.operator.import(&mail("4.0.0", &[]))?;
     real.operator.roll(&Plan::to("post@3.0.0", "big-bang", hosts))?.expect_code(0)?;
     let before = real.operator.observed("mail")?;
     let plan = Plan::to("post@4.0.0", "canary", hosts)
@@ -394,6 +396,14 @@ pub(crate) fn canary(real: &mut Real) -> anyhow::Result<()> {
         }
         ensure!(real.operator.observed("mail")? == before, "what runs has changed");
     }
+    // What a smoke test denies is found in the journal too.
+    let denied = "id = \"SMK-002\"\nname = \"Says nothing bad\"\njournal = { deny = [\"listens on\"], for = \"1s\" }\ntimeout = \"5s\"\nretry_for = \"0s\"";
+    real.operator.import(&mail("5.0.0", &[denied]))?;
+    real.operator.roll(&Plan::to("post@5.0.0", "rolling", hosts).batch("1"))?.expect_code(4)?;
+    let status = real.operator.newest_status()?;
+    let failed = status["hosts"].as_array().into_iter().flatten().find(|entry| entry["cause"] == "smoke");
+    ensure!(failed.is_some_and(|entry| entry.to_string().contains("listens on")), "{status:#}");
+    ensure!(real.operator.observed("mail")? == before, "what runs has changed");
     Ok(())
 }
 
