@@ -6,7 +6,10 @@
 
 use tidegate_protocol::metric::Reading;
 
-/// Two looks at a host's clocks may differ by a little.
+/// Two looks at a host's clocks may differ by a little: a page of this age is the
+/// service's own.
+const SAME_MS: u64 = 300;
+/// And one of about this age may be anybody's.
 const SLACK_MS: u64 = 2_000;
 
 /// One counter's base.
@@ -27,7 +30,12 @@ impl Rebase {
     /// What was counted since the process began at `process_ms`. `page_ms` is when
     /// the page says that its own process began.
     pub(super) fn take(&mut self, raw: Reading, page_ms: Option<u64>, process_ms: u64) -> Reading {
-        let older = page_ms.map(|page| page.saturating_add(SLACK_MS) < process_ms);
+        // Of about the same age: the counters themselves must tell.
+        let older = page_ms.and_then(|page| match page.abs_diff(process_ms) {
+            ..=SAME_MS => Some(false),
+            ..=SLACK_MS => None,
+            _ => Some(page < process_ms),
+        });
         let first = std::mem::take(&mut self.changed);
         let grew = |before: &Reading| minus(&raw, before).is_some();
         self.base = match (self.base.take(), older) {
@@ -89,6 +97,11 @@ mod tests {
 
     #[test]
     fn what_the_page_says_of_its_age_decides() {
+        // One that began a moment before the service did not fall when that changed.
+        let mut rebase = Rebase::default();
+        counts(&mut rebase, Some(89_000), 50_000, &[500]);
+        rebase.another();
+        assert_eq!(counts(&mut rebase, Some(89_000), 90_000, &[502]), [Reading::Count(2)]);
         // An agent that has just started knows nothing of before.
         let mut rebase = Rebase::default();
         assert_eq!(counts(&mut rebase, Some(10_000), 90_000, &[43_508, 43_510]), [Reading::Count(0), Reading::Count(2)]);
