@@ -18,6 +18,9 @@ use crate::slot::Slot;
 
 /// Between two samples, whatever there is to say.
 const GAP: Duration = Duration::from_millis(50);
+/// Between two samples because of something urgent: a flood of critical messages is
+/// said by its first, then by its count.
+const URGENT_GAP: Duration = Duration::from_secs(1);
 /// What all observers of a new watch get for their first readings.
 const FIRST: Duration = Duration::from_secs(1);
 /// For something urgent to be said.
@@ -39,6 +42,8 @@ struct Posts {
     of: BTreeMap<Slot, Post>,
     urgent: bool,
     last: Option<Instant>,
+    /// When something urgent was said last.
+    hurried: Option<Instant>,
 }
 
 /// One watch.
@@ -95,7 +100,7 @@ impl Board {
             due = due.min(if all { now } else { post.begun + FIRST });
         }
         if posts.urgent {
-            due = now;
+            due = due.min(posts.hurried.map_or(now, |hurried| now.max(hurried + URGENT_GAP)));
         }
         Some(earliest.map_or(due, |earliest| due.max(earliest)))
     }
@@ -103,8 +108,11 @@ impl Board {
     /// All of it, for the wire.
     pub(super) fn samples(&self) -> Vec<Samples> {
         let mut posts = self.lock();
-        posts.last = Some(Instant::now());
-        posts.urgent = false;
+        let now = Instant::now();
+        posts.last = Some(now);
+        if std::mem::take(&mut posts.urgent) {
+            posts.hurried = Some(now);
+        }
         posts.of.values_mut().for_each(|post| post.announced = true);
         let of = |(slot, post): (&Slot, &Post)| Samples {
             component: slot.component.clone(),
@@ -120,10 +128,11 @@ impl Board {
 
     fn tell(&self, slot: &Slot, reading: MetricReading, urgent: bool) {
         let mut posts = self.lock();
+        let hurries = urgent && !posts.urgent;
         let Some(post) = posts.of.get_mut(slot) else { return };
         // An observer that is not wanted any more has nothing to say.
         let Some((_, place)) = post.readings.iter_mut().find(|(metric, _)| *metric == reading.metric) else { return };
-        let news = urgent || (place.is_none() && !post.announced);
+        let news = hurries || (place.is_none() && !post.announced);
         *place = Some(reading);
         posts.urgent |= urgent;
         drop(posts);
@@ -132,8 +141,11 @@ impl Board {
         }
     }
 
-    /// Waits until what is urgent was handed on, a moment at most.
+    /// Hands on what is urgent, however much was of late, and waits for it, a moment
+    /// at most.
     async fn settled(&self) {
+        self.lock().hurried = None;
+        self.news.notify_one();
         let settled = async {
             loop {
                 let said = self.said.notified();
@@ -257,6 +269,35 @@ mod tests {
         assert_eq!(board.due(), Some(began + GAP), "urgent, but not more often than that");
         board.samples();
         assert_eq!(board.due(), Some(began + Duration::from_secs(60)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_urgent_words_is_said_at_once_then_every_second() {
+        let board = Arc::new(Board::default());
+        board.arrange(vec![wanted("api", &[("a", false)])]);
+        let one = teller(&board, "api", "a");
+        let mut said = Vec::new();
+        let began = Instant::now();
+        // A critical message each 10 ms for ten seconds.
+        for n in 1..=1_000 {
+            one.tell_now(1, Reading::Count(n), None);
+            if board.due().is_some_and(|due| due <= Instant::now()) {
+                said.push((began.elapsed().as_secs(), board.samples().remove(0).readings.remove(0).reading));
+            }
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        let wanted: Vec<_> = (0..10).map(|second| (second, Reading::Count(1 + 100 * second))).collect();
+        assert_eq!(said, wanted);
+        // Before counting begins anew the rest is not held back.
+        let waits = tokio::spawn(async move { one.settled().await });
+        tokio::task::yield_now().await;
+        assert!(board.due().unwrap() <= Instant::now() && !waits.is_finished());
+        board.samples();
+        waits.await.unwrap();
+        // Nor is the first after a while.
+        tokio::time::advance(URGENT_GAP).await;
+        teller(&board, "api", "a").tell_now(1, Reading::Count(1_001), None);
+        assert_eq!(board.due(), Some(Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]
