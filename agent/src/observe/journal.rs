@@ -2,7 +2,10 @@
 //! what the observers of a watch count of them. One reader for all of them.
 //!
 //! Owns where reading begins and what a restart means for the counts. A message is
-//! read once; those of a process that is gone are said before counting begins anew.
+//! read once. Where the manager starts the service again, counting goes on with its
+//! first `since`: what a process said before it died is told whenever the link is
+//! back. With another release, or a start by order, counting begins anew; what was
+//! counted then is said first.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -69,11 +72,20 @@ struct Counters {
     release: Option<PathBuf>,
     /// Messages are read from the process's start on, though it was there before.
     from_start: bool,
+    /// When the counting began, as it was told last.
+    told: Option<u64>,
+    /// `told` holds, for the process has taken over the counts of one that died.
+    carries_on: bool,
 }
 
 impl Counters {
-    fn since(&self, bench: &Bench) -> u64 {
-        if self.from_start { bench.since_process() } else { bench.since() }
+    fn new(all: Vec<Counter>, release: Option<PathBuf>) -> Self {
+        Self { all, release, from_start: false, told: None, carries_on: false }
+    }
+
+    fn since(&mut self, bench: &Bench) -> u64 {
+        let process = if self.from_start { bench.since_process() } else { bench.since() };
+        *self.told.insert(self.told.filter(|_| self.carries_on).unwrap_or(process))
     }
 
     /// What counts of this release's messages.
@@ -120,17 +132,28 @@ impl Counters {
         self.all.iter().for_each(|counter| counter.teller.failed(since, why));
     }
 
-    /// Another process: what was counted is said, then counting begins anew.
-    async fn begin(&mut self, bench: &Bench, installed: &Installed) {
+    /// Another process. True if counting goes on; else what was counted is said and
+    /// counting begins anew.
+    async fn begin(&mut self, bench: &Bench, installed: &Installed, ordered: bool) -> bool {
+        if !ordered && self.told.is_some() && self.release.as_ref() == Some(&installed.dir) {
+            self.carries_on = true;
+            self.look_for(bench, installed);
+            let since = self.since(bench);
+            self.tell(since);
+            return true;
+        }
         if let Some(counter) = self.all.first() {
             counter.teller.settled().await;
         }
         let another_release = self.release.as_ref().is_some_and(|before| *before != installed.dir);
         self.release = Some(installed.dir.clone());
         self.from_start = true;
+        self.carries_on = false;
         self.all.iter_mut().for_each(|counter| counter.tally.begin(another_release));
         self.look_for(bench, installed);
-        self.tell(self.since(bench));
+        let since = self.since(bench);
+        self.tell(since);
+        false
     }
 }
 
@@ -143,18 +166,19 @@ pub(super) async fn run(mut bench: Bench, all: Vec<Counter>) {
     if !bench.ready().await {
         return;
     }
-    let mut counters = Counters { all, release: None, from_start: false };
+    let mut counters = Counters::new(all, None);
     loop {
         let subject = bench.now();
         let another = bench.another(&subject);
         let Some(installed) = subject.installed.clone() else {
-            // Nothing has said anything.
-            counters.all.iter().for_each(|counter| counter.teller.tell(bench.since(), Reading::Count(0), None));
+            // Nothing says anything; what was said before stays said.
+            let since = counters.told.unwrap_or_else(|| bench.since());
+            counters.tell(since);
             bench.changed().await;
             continue;
         };
         if another {
-            counters.begin(&bench, &installed).await;
+            counters.begin(&bench, &installed, subject.ordered).await;
         } else {
             counters.release = Some(installed.dir.clone());
             counters.look_for(&bench, &installed);
@@ -165,7 +189,8 @@ pub(super) async fn run(mut bench: Bench, all: Vec<Counter>) {
             Err(why) => Some(why),
         };
         if let Some(why) = why {
-            counters.failed(counters.since(&bench), &why);
+            let since = counters.since(&bench);
+            counters.failed(since, &why);
             tokio::select! { () = bench.changed() => {}, () = sleep(PAUSE) => {} }
         }
     }
@@ -201,7 +226,8 @@ async fn in_file(bench: &mut Bench, counters: &mut Counters, subject: &Subject, 
         Err(error) => return Some(unreadable(&error)),
     }
     let mut follower = Follower::new(path.clone(), begin);
-    counters.tell(counters.since(bench));
+    let since = counters.since(bench);
+    counters.tell(since);
     loop {
         loop {
             let look = blocking(move || {
@@ -238,19 +264,19 @@ async fn in_file(bench: &mut Bench, counters: &mut Counters, subject: &Subject, 
             }
             continue;
         }
-        let ordered = match whereabouts(bench, &installed).await {
+        let by_order = match whereabouts(bench, &installed).await {
             Ok(Messages::File { path: now, from: at }) if now == path => {
-                let ordered = subject.restarts == 0 || at != from;
+                let by_order = subject.restarts == 0 || at != from;
                 from = at;
-                ordered
+                by_order
             }
             _ => {
-                counters.begin(bench, &installed).await;
+                counters.begin(bench, &installed, subject.ordered).await;
                 return None;
             }
         };
-        counters.begin(bench, &installed).await;
-        if ordered {
+        counters.begin(bench, &installed, subject.ordered || by_order).await;
+        if by_order {
             // What it has said since was taken for the other's.
             follower = Follower::new(path.clone(), Begin::At(from));
         }
@@ -266,7 +292,8 @@ async fn in_unit(bench: &mut Bench, counters: &mut Counters, subject: &Subject, 
         return Some(why);
     }
     let mut cursor: Option<String> = None;
-    counters.tell(counters.since(bench));
+    let since = counters.since(bench);
+    counters.tell(since);
     loop {
         let place = cursor.as_ref().map_or_else(|| since_arg(start), |cursor| format!("--after-cursor={cursor}"));
         let command = of_unit(program, &unit, &[[place].as_slice(), &follow(&bench.ctx.boot_id)].concat());
@@ -287,9 +314,11 @@ async fn in_unit(bench: &mut Bench, counters: &mut Counters, subject: &Subject, 
         let subject = bench.now();
         let installed = subject.installed.clone()?;
         if bench.another(&subject) {
-            counters.begin(bench, &installed).await;
             let process = subject.process?;
-            (cursor, start) = (None, process.started_at_unix_ms.saturating_sub(TICK_MS));
+            // Where counting goes on, so does reading: the last words of the dead come late.
+            if !counters.begin(bench, &installed, subject.ordered).await {
+                (cursor, start) = (None, process.started_at_unix_ms.saturating_sub(TICK_MS));
+            }
         } else if counters.release.as_ref() != Some(&installed.dir) {
             counters.look_for(bench, &installed);
         }
@@ -376,7 +405,7 @@ echo "$*" >>"$0.asked"
 say() { printf '{"__CURSOR":"%s","PRIORITY":"%s","MESSAGE":"%s"}\n' "$1" "$2" "$3"; }
 case "$*" in
 *--until=*) say c0 3 'request 1 failed' ;;
-*--after-cursor=c2*) say c3 6 'still here'; exec sleep 600 ;;
+*--after-cursor=c[23]*) say c3 6 'still here'; exec sleep 600 ;;
 *--since=*) [ -e "$0.next" ] || { say c1 3 'request 2 failed'; say c2 2 'no disk'; }; exec sleep 600 ;;
 esac
 "#;
@@ -392,7 +421,7 @@ esac
         let it = Arc::new(installed(dir.path(), "1", &[], Service::Systemd("shop-api.service".into())));
         let me = Process::find(std::process::id()).unwrap();
         let old = Process { started_at_unix_ms: 1_000_000, ..me };
-        let subject = Subject { seen: true, installed: Some(it.clone()), process: Some(old), restarts: 0, moving: false };
+        let subject = Subject { seen: true, installed: Some(it.clone()), process: Some(old), ..Subject::default() };
         let (show, shown) = watch::channel(subject.clone());
         let board = Arc::new(Board::default());
         let slot = Slot::plain("api".parse().unwrap());
@@ -404,7 +433,7 @@ esac
         }]);
         let counter =
             |(m, what): (&str, JournalWhat)| Counter::new(Teller::new(board.clone(), slot.clone(), m.to_owned()), what, Vec::new());
-        let mut counters = Counters { all: kinds.map(counter).into(), release: Some(it.dir.clone()), from_start: false };
+        let mut counters = Counters::new(kinds.map(counter).into(), Some(it.dir.clone()));
         let mut bench = Bench::new(ctx.clone(), Services::observing(ctx), shown, Duration::from_secs(300));
         bench.another(&subject);
         counters.look_for(&bench, &it);
@@ -447,12 +476,19 @@ esac
         assert!(lines[1].contains("--since=@") && lines[1].contains("--follow"), "{lines:?}");
         assert!(lines[2].contains("--after-cursor=c2") && !lines[2].contains("--since"), "{lines:?}");
         until([1, 1]).await;
-        // Another process: zero, and everything since its start.
+        // It dies and its manager starts it again: counting and reading go on.
+        let since = board.samples()[0].readings[0].since_unix_ms;
+        let again = Process { started_at_unix_ms: me.started_at_unix_ms - 5_000, ..me };
+        show.send_replace(Subject { process: Some(again), restarts: 1, ..subject.clone() });
+        assert!(asked(4).await[3].contains("--after-cursor=c"));
+        until([1, 1]).await;
+        assert_eq!(board.samples()[0].readings[0].since_unix_ms, since);
+        // Another process by order: zero, and everything since its start.
         std::fs::write(beside("next"), "").unwrap();
-        show.send_replace(Subject { process: Some(me), ..subject.clone() });
+        show.send_replace(Subject { process: Some(me), ordered: true, ..subject.clone() });
         until([0, 0]).await;
         let from = me.started_at_unix_ms - TICK_MS;
-        assert!(asked(4).await[3].contains(&since_arg(from)));
+        assert!(asked(5).await[4].contains(&since_arg(from)));
         assert_eq!(board.samples()[0].readings[0].since_unix_ms.max(me.started_at_unix_ms), board.samples()[0].readings[0].since_unix_ms);
         // Nothing is installed any more.
         show.send_replace(Subject { seen: true, ..Subject::default() });
@@ -461,7 +497,7 @@ esac
 
     #[tokio::test]
     async fn a_journal_that_cannot_be_read_says_so() {
-        let mut none = Counters { all: Vec::new(), release: None, from_start: false };
+        let mut none = Counters::new(Vec::new(), None);
         let error = known_of(Path::new("/nonexistent/journalctl"), "x.service", 5, &mut none).await.unwrap_err();
         assert!(error.contains("cannot read the journal") && error.contains("/nonexistent/journalctl"), "{error}");
     }

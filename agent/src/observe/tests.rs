@@ -339,7 +339,7 @@ async fn what_was_scraped_of_a_process_that_has_ended_is_not_told() {
 }
 
 #[tokio::test]
-async fn messages_of_a_log_are_counted_once_and_anew_for_each_process() {
+async fn messages_of_a_log_are_counted_once_over_restarts_and_anew_for_each_release() {
     let mut bed = Bed::new();
     let deny = SmokeCheck::Journal { deny: vec!["corrupt in ${host}".into()], watch: Millis(0) };
     let smoke = |check| Smoke { id: "S".into(), name: "s".into(), suite: Suite::Critical, check, timeout: Millis(9), retry_for: Millis(0) };
@@ -373,19 +373,29 @@ async fn messages_of_a_log_are_counted_once_and_anew_for_each_process() {
     bed.append("lost again\n");
     bed.counts("critical", 4).await;
 
-    // The same release again, restarted by its keeper: zero, and the place is kept.
+    // It dies, and its keeper starts it again: whatever was counted stays counted,
+    // from the same beginning, for the link may have been down all the while.
+    let since = bed.counts("critical", 4).await.since_unix_ms;
     let next = Sleeper::start();
-    let again = Subject { seen: true, installed: Some(one.clone()), process: Some(next.process()), restarts: 1, moving: false };
-    bed.show.send_replace(again);
+    let again = Subject { installed: Some(one.clone()), process: Some(next.process()), restarts: 1, seen: true, ..Subject::default() };
+    bed.show.send_replace(again.clone());
+    bed.append("ERROR 5 fresh\nERROR 5 other\nlost once more\n");
+    let kept = bed.counts("critical", 5).await;
+    assert_eq!((kept.since_unix_ms, kept.note.as_deref()), (since, Some("lost once more")));
+    bed.counts("new", 3).await;
+
+    // A start before the confirmation: the controller judges this one only.
+    let by_order = Sleeper::start();
+    bed.show.send_replace(Subject { process: Some(by_order.process()), restarts: 2, ordered: true, ..again });
     let anew = bed.counts("critical", 0).await;
-    assert!(anew.since_unix_ms >= next.process().started_at_unix_ms);
+    assert!(anew.since_unix_ms >= by_order.process().started_at_unix_ms && anew.since_unix_ms > since);
     bed.append("ERROR 5 fresh\n");
     bed.counts("new", 1).await;
 
     // Another release: what its predecessor said is not new.
     let two = bed.release("2.0.0", |_| {});
     let third = Sleeper::start();
-    let swapped = Subject { seen: true, installed: Some(two), process: Some(third.process()), restarts: 2, moving: false };
+    let swapped = Subject { seen: true, installed: Some(two), process: Some(third.process()), restarts: 2, ..Subject::default() };
     bed.show.send_replace(swapped);
     bed.until("new", |r| r.reading == Reading::Count(0) && r.since_unix_ms >= third.process().started_at_unix_ms).await;
     bed.append("ERROR 6 fresh\nERROR 1 other\nlost\npanic: of no release's words\n");
@@ -398,7 +408,7 @@ async fn messages_of_a_log_are_counted_once_and_anew_for_each_process() {
         tokio::task::yield_now().await;
     }
     let fourth = Sleeper::start();
-    bed.show.send_replace(Subject { seen: true, installed: Some(one), process: Some(fourth.process()), restarts: 1, moving: false });
+    bed.show.send_replace(Subject { seen: true, installed: Some(one), process: Some(fourth.process()), restarts: 1, ..Subject::default() });
     bed.until("critical", |r| r.reading == Reading::Count(0) && r.since_unix_ms >= fourth.process().started_at_unix_ms).await;
     bed.append("lost\n");
     bed.counts("critical", 1).await;
@@ -446,7 +456,7 @@ async fn smoke_tests_are_repeated_while_no_swap_is_under_way() {
     bed.observe(vec![("smoke", Source::Smoke)]);
     bed.fails("smoke", &["not installed yet"]).await;
     let sleeper = Sleeper::start();
-    let moving = Subject { seen: true, installed: Some(one.clone()), process: Some(sleeper.process()), restarts: 0, moving: true };
+    let moving = Subject { seen: true, installed: Some(one.clone()), process: Some(sleeper.process()), moving: true, ..Subject::default() };
     bed.show.send_replace(moving.clone());
     let bad = |r: &MetricReading| ratio(r).0 > 0;
     bed.show.send_replace(Subject { moving: false, ..moving.clone() });
