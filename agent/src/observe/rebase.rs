@@ -31,10 +31,9 @@ impl Rebase {
     /// the page says that its own process began.
     pub(super) fn take(&mut self, raw: Reading, page_ms: Option<u64>, process_ms: u64) -> Reading {
         // Of about the same age: the counters themselves must tell.
-        let older = page_ms.and_then(|page| match page.abs_diff(process_ms) {
-            ..=SAME_MS => Some(false),
-            ..=SLACK_MS => None,
-            _ => Some(page < process_ms),
+        let older = page_ms.and_then(|page| {
+            let apart = page.abs_diff(process_ms);
+            if apart <= SAME_MS { Some(false) } else { (apart > SLACK_MS).then_some(page < process_ms) }
         });
         let first = std::mem::take(&mut self.changed);
         let grew = |before: &Reading| minus(&raw, before).is_some();
