@@ -126,9 +126,8 @@ impl Run {
 
     fn exhibit(&self, metric: &str) -> Exhibit {
         let group = |group| self.seen.get(metric).and_then(|groups| groups.get(&group));
-        let tally = |observed: &Observed| {
-            observed.value.map(|value| (Tally::Answer { value: value.get(), samples: observed.samples }, Millis(0)))
-        };
+        let tally =
+            |observed: &Observed| observed.value.map(|value| (Tally::Answer { value: value.get(), samples: observed.samples }, Millis(0)));
         let worst = group(Group::Worst).and_then(tally).and_then(|window| {
             let host = "worst-host".parse().ok()?;
             Some(HostExhibit { host, window, recent: None })
@@ -202,7 +201,9 @@ impl Run {
         unknown.dedup();
         let (at, outcome, reason) = match self.end {
             Some((at, outcome, reason)) => (Some(rfc3339(at.0)), outcome, reason),
-            None if self.seen.is_empty() => (None, ReplayOutcome::Unknown, "the rollout journaled no values that this plan judges".to_string()),
+            None if self.seen.is_empty() => {
+                (None, ReplayOutcome::Unknown, "the rollout journaled no values that this plan judges".to_string())
+            }
             None => (None, ReplayOutcome::Passes, "every gate that was recorded passes, and no trigger trips".to_string()),
         };
         ReplayDoc {
