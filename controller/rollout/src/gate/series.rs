@@ -5,7 +5,7 @@
 //!
 //! Counts are summed up over epochs: each later `since_unix_ms` begins at zero
 //! again, and what was there before stays counted. Of the past at most
-//! [`KEPT`] points remain, dense near the present and sparse far from it, so that
+//! `KEPT` points remain, dense near the present and sparse far from it, so that
 //! ten thousand hosts fit in one process.
 
 use alloc::boxed::Box;
