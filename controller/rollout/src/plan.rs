@@ -221,9 +221,18 @@ pub enum PlanError {
         /// Who asks.
         release: String,
     },
-    /// A criterion, a trigger, a metric or a stage cannot be carried out.
+    /// A criterion, a trigger, a metric or a stage cannot be carried out on this
+    /// fleet: no source, nothing to compare with.
     #[error("{key}: {message}")]
     Gate {
+        /// Which key of plan.toml.
+        key: String,
+        /// What is wrong and what to write.
+        message: String,
+    },
+    /// The plan reads, but what it judges by does not hold together: mend the file.
+    #[error("{key}: {message}")]
+    Misfit {
         /// Which key of plan.toml.
         key: String,
         /// What is wrong and what to write.

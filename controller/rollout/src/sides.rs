@@ -21,7 +21,7 @@ const IDLE_PATIENCE: Millis = Millis::from_secs(300);
 /// before the switch.
 ///
 /// # Errors
-/// [`PlanError::Gate`].
+/// [`PlanError::Misfit`].
 pub(crate) fn resolve(
     spec: &Spec,
     manifest: &Release,
@@ -32,7 +32,7 @@ pub(crate) fn resolve(
     if spec.strategy != Strategy::BlueGreen {
         return Ok(None);
     }
-    let bad = |key: &str, message: String| PlanError::Gate { key: key.to_string(), message };
+    let bad = |key: &str, message: String| PlanError::Misfit { key: key.to_string(), message };
     let Some(switch) = &spec.switch else {
         return Err(bad("switch", "strategy \"blue-green\" needs it, for example switch = { run = \"lb-switch ${side}\" }".to_string()));
     };
@@ -118,7 +118,7 @@ fn mentions_side(component: &Component) -> bool {
 }
 
 fn check_of(wanted: &VerifySpec, component: &Component) -> Result<Smoke, PlanError> {
-    let bad = |message: String| PlanError::Gate { key: "switch.verify".to_string(), message };
+    let bad = |message: String| PlanError::Misfit { key: "switch.verify".to_string(), message };
     match wanted {
         VerifySpec::Smoke(id) => component.smoke.iter().find(|s| s.id == *id).cloned().ok_or_else(|| {
             let known: alloc::vec::Vec<&str> = component.smoke.iter().map(|s| s.id.as_str()).collect();

@@ -8,7 +8,7 @@ use tidegate_protocol::{ComponentName, Digest, Generation, HostName, RolloutId, 
 use tidegate_rollout::gate::{AgentSource, MetricSource};
 use tidegate_rollout::selector::label_word_ok;
 use tidegate_rollout::status::{StatusDoc, explain, status};
-use tidegate_rollout::{Event, FleetHost, Plan, Rollout, RolloutState, Selector, Verb};
+use tidegate_rollout::{Event, FleetHost, Plan, PlanError, Rollout, RolloutState, Selector, Verb};
 
 use super::state::State;
 use super::{Answer, Prepared};
@@ -424,7 +424,11 @@ fn resolve(prepared: &Prepared, fleet: &[FleetHost]) -> Result<Plan, ErrorDoc> {
         None => Plan::resolve(spec, release, manifest, fleet),
         Some(scope) => Plan::resolve_drill(spec, release, manifest, fleet, scope),
     };
-    plan.map_err(|e| ErrorDoc::new(ErrorCode::Refused, e.to_string()))
+    plan.map_err(|e| {
+        // A plan that contradicts itself is a file to be mended, not a fleet that is not ready.
+        let code = if matches!(e, PlanError::Misfit { .. }) { ErrorCode::Usage } else { ErrorCode::Refused };
+        ErrorDoc::new(code, e.to_string())
+    })
 }
 
 fn confirmed(plan: &Plan, confirm: Option<Digest>) -> Result<(), ErrorDoc> {

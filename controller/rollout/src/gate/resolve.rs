@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 use tidegate_protocol::{Millis, Release, limits};
 
 use self::measure::{least, limit_of, no_count, number, quantity, tolerance};
-use self::source::{Sources, built_in, expand, fix, refused};
+use self::source::{Sources, built_in, expand, fix, refused, unfounded};
 use super::{Analysis, Criterion, Gating, Kind, Metric, MetricSource, Reference, Stage, Test, Trigger, TriggerTest};
 use crate::condition::{Ask, Condition, Limit, Op};
 use crate::plan::PlanError;
@@ -162,7 +162,7 @@ impl Resolver<'_> {
     /// A metric that something needs.
     fn need(&mut self, key: &str, name: &str) -> Result<Metric, PlanError> {
         let Some(metric) = self.sources.find(name)? else {
-            return Err(refused(key, format!("{name} has no source: {}", fix(name))));
+            return Err(unfounded(key, format!("{name} has no source: {}", fix(name))));
         };
         self.metrics.insert(name.to_string(), metric.clone());
         Ok(metric)
@@ -238,7 +238,7 @@ impl Resolver<'_> {
     /// Something is compared with how it was before.
     fn baseline(&self, key: &str, name: &str) -> Result<(), PlanError> {
         if self.first_install {
-            return Err(refused(
+            return Err(unfounded(
                 key,
                 format!("{name} is compared with a baseline, but no host runs it yet: on a first install write a limit of its own"),
             ));
@@ -313,7 +313,7 @@ impl Resolver<'_> {
         }
         if out.iter().all(|c| c.advisory) {
             let message = format!("\"{condition}\" has nothing to decide by (cpu and memory are advisory): {}", fix("error_rate"));
-            return Err(refused(key, message));
+            return Err(unfounded(key, message));
         }
         Ok(out)
     }

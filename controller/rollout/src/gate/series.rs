@@ -264,6 +264,21 @@ impl Series {
         }
     }
 
+    /// As [`Series::since`], but only between two readings: over a time that is
+    /// known, as a rate needs it.
+    #[must_use]
+    pub fn paced(&self, from: Timestamp) -> Option<(Tally, Millis)> {
+        let last = self.points.last().filter(|last| last.at >= from)?;
+        let pinned = self.pinned.as_ref().filter(|p| p.at <= from && !matches!(p.counts, Counts::Zero));
+        let before = self.points.iter().rev().find(|p| p.at <= from).or_else(|| self.points.first());
+        let base = match (pinned, before) {
+            (Some(pinned), Some(before)) if before.at <= from && before.at > pinned.at => before,
+            (Some(pinned), _) => pinned,
+            (None, before) => before?,
+        };
+        self.between(base, last).filter(|(_, over)| over.0 > 0)
+    }
+
     /// Growth since the first reading, whatever began to be counted before it.
     #[must_use]
     pub fn heard(&self) -> Option<(Tally, Millis)> {

@@ -203,7 +203,7 @@ impl Rollout {
             // After a restart a host says again what it counted before the gate opened:
             // that is evidence for triggers, not for this gate.
             let said_again = recent.is_none() && from > target.since && self.returned_at.is_some_and(|back| back > from);
-            let Some(window) = (if said_again { series.heard() } else { series.since(from) }) else { continue };
+            let Some(window) = (if said_again { series.heard() } else { grown(metric, series, from) }) else { continue };
             let own = recent.and_then(|least| series.recent(from, least));
             exhibit.changed = pooled(exhibit.changed.take(), &window);
             if let (Tally::Count(1..), Some(note)) = (&window.0, series.note()) {
@@ -215,7 +215,7 @@ impl Rollout {
             exhibit.recent = self.recent(now, metric, key, from, least);
         }
         for at in self.judged_targets(metric, control) {
-            if let Some(window) = self.book.series.get(&(at, key.to_string())).and_then(|s| s.since(from)) {
+            if let Some(window) = self.book.series.get(&(at, key.to_string())).and_then(|s| grown(metric, s, from)) {
                 exhibit.control = pooled(exhibit.control.take(), &window);
             }
         }
@@ -400,7 +400,7 @@ impl Rollout {
                 Some(key) => {
                     let mut sum = None;
                     for at in self.judged_targets(metric, control) {
-                        if let Some(window) = self.book.series.get(&(at, key.to_string())).and_then(|s| s.since(from)) {
+                        if let Some(window) = self.book.series.get(&(at, key.to_string())).and_then(|s| grown(metric, s, from)) {
                             sum = pooled(sum.take(), &window);
                         }
                     }
@@ -440,6 +440,11 @@ impl Rollout {
         }
         out
     }
+}
+
+/// Growth of one host since `from`.
+fn grown(metric: &Metric, series: &Series, from: Timestamp) -> Option<(Tally, Millis)> {
+    if metric.kind == Kind::Rate { series.paced(from) } else { series.since(from) }
 }
 
 fn pooled(sum: Option<(Tally, Millis)>, window: &(Tally, Millis)) -> Option<(Tally, Millis)> {

@@ -41,7 +41,7 @@ fn tolerances(word: &str, rate: Test) -> Vec<Criterion> {
         ("error_rate", points(0.1), 3_000),
         ("latency_p50", within, 100),
         ("latency_p99", within, 200),
-        ("request_rate", rate, 1),
+        ("request_rate", rate, 100),
         ("service_cpu", points(10.0), 1),
         ("host_cpu", points(10.0), 1),
         ("service_memory", points(10.0), 1),

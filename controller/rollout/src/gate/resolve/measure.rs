@@ -33,6 +33,8 @@ pub(super) fn least(name: &str, metric: &Metric, test: &Test, trigger: bool) -> 
         _ if ratio => 300,
         // Of a rate, that there is nothing says enough.
         (Kind::Rate, _) if trigger => 0,
+        // Fewer are chance: the rate of a few requests says nothing of traffic.
+        (Kind::Rate, _) => 100,
         (Kind::Quantile { permille: 990.. }, _) => 200,
         (Kind::Quantile { .. }, _) => 100,
         _ => 1,

@@ -28,6 +28,11 @@ pub(super) struct Sources<'a> {
 }
 
 pub(super) fn refused(key: impl Into<String>, message: impl Into<String>) -> PlanError {
+    PlanError::Misfit { key: key.into(), message: message.into() }
+}
+
+/// What a plan may well ask, and cannot be judged here.
+pub(super) fn unfounded(key: impl Into<String>, message: impl Into<String>) -> PlanError {
     PlanError::Gate { key: key.into(), message: message.into() }
 }
 
