@@ -75,8 +75,9 @@ pub struct SwitchOrder {
     pub to: Side,
     /// Whose tree holds `run`, if it is not a name of `[commands]`.
     pub release: ReleaseRef,
-    /// What moves the traffic to `${side}`: a name in the host's `[commands]` or a
-    /// file of that release, and arguments.
+    /// What moves the traffic to `${side}`: a name in the host's `[commands]`, with no
+    /// arguments but `${side}`, `${component}`, `${version}` and `${host}`, or a file
+    /// of that release and its arguments.
     pub run: Argv,
     /// What must hold then; one that fails switches back.
     pub verify: Option<Smoke>,

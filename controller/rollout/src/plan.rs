@@ -80,7 +80,7 @@ pub struct ComponentPlan {
 pub struct BlueGreen {
     /// Waits for `rollout promote` before the switch.
     pub manual: bool,
-    /// A name of `[commands]` or a file of the release, and arguments.
+    /// A name of `[commands]`, or a file of the release and its arguments.
     pub run: Argv,
     /// Per component: what must hold after the switch.
     pub verify: BTreeMap<ComponentName, Smoke>,
