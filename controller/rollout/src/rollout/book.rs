@@ -95,13 +95,22 @@ impl Rollout {
         let process = target.seen.as_ref().and_then(|s| s.main_pid_started_at).filter(|_| changed(target));
         let process = process.map(|at| at.saturating_sub(CLOCK_SLACK_MS));
         let asked = |name: &str| {
-            self.plan.gating.metrics.values().any(|m| matches!(&m.source, MetricSource::Agent { observer, .. } if observer == name))
+            self.plan.gating.metrics.values().find_map(|m| match &m.source {
+                MetricSource::Agent { observer, what, .. } if observer == name => Some(what),
+                _ => None,
+            })
         };
-        // Names that a host makes up would be kept for as long as the rollout lives.
-        for reading in samples.readings.iter().filter(|r| asked(&r.metric)) {
+        for reading in &samples.readings {
+            // Names that a host makes up would be kept for as long as the rollout lives.
+            let Some(what) = asked(&reading.metric) else { continue };
             let series =
                 self.book.series.entry((at, reading.metric.clone())).or_insert_with(|| process.map_or_else(Series::open, Series::fresh));
-            series.push(now, reading.since_unix_ms, &reading.reading, reading.note.as_deref());
+            // One host that answers something else must not spoil what all say together.
+            if answers(what, &reading.reading) {
+                series.push(now, reading.since_unix_ms, &reading.reading, reading.note.as_deref());
+            } else {
+                series.push(now, reading.since_unix_ms, &Reading::Failed, Some("its agent answered something else than what was asked"));
+            }
         }
         self.book.unjudged_since.get_or_insert(now);
     }
@@ -439,6 +448,23 @@ impl Rollout {
             }
         }
         out
+    }
+}
+
+/// Whether a reading is of the kind that its source gives.
+const fn answers(what: &AgentSource, reading: &Reading) -> bool {
+    match what {
+        AgentSource::ProbeErrors { .. } | AgentSource::ScrapeRatio { .. } | AgentSource::Smoke => {
+            matches!(reading, Reading::Ratio { .. } | Reading::Failed)
+        }
+        AgentSource::ProbeLatency { .. } | AgentSource::ScrapeHistogram { .. } => {
+            matches!(reading, Reading::Histogram { .. } | Reading::Failed)
+        }
+        AgentSource::ScrapeCounter { .. }
+        | AgentSource::JournalCritical { .. }
+        | AgentSource::JournalNewErrors
+        | AgentSource::JournalSecurity { .. } => matches!(reading, Reading::Count(_) | Reading::Failed),
+        AgentSource::ScrapeGauge { .. } | AgentSource::Exec { .. } => matches!(reading, Reading::Gauge(_) | Reading::Failed),
     }
 }
 

@@ -54,6 +54,25 @@ fn gate_preflight_refuses_a_source_that_cannot_be_read_and_nothing_is_touched() 
     assert_eq!(world.count(|r| matches!(r, Record::Ordered { phase: Phase::Stage | Phase::Swap, .. })), 0);
 }
 
+/// A host that answers something else than what was asked is a source in error: it
+/// refuses the rollout, and does not spoil what all say together.
+#[test]
+fn an_answer_of_another_kind_is_a_source_in_error() {
+    use tidegate_protocol::metric::{MetricReading, Reading};
+    let mut world = big_bang(3, "");
+    world.load = Box::new(|host, _| Load { silent: *host == name(2), ..GOOD });
+    for _ in 0..20 {
+        let reading = MetricReading { metric: "error_rate".into(), since_unix_ms: 1, reading: Reading::Count(7), note: None };
+        let samples = Samples { component: "api".parse().unwrap(), side: None, readings: vec![reading] };
+        world.handle(Event::Samples(&name(2), &samples)).unwrap();
+        world.pass(1);
+    }
+    assert_eq!(world.state(), RolloutState::Refused);
+    let reason = world.rollout.reason();
+    assert!(reason.contains("error_rate") && reason.contains("h2") && reason.contains("something else"), "{reason}");
+    assert!(world.swaps.is_empty());
+}
+
 #[test]
 fn gate_preflight_waits_for_a_source_that_comes_up_late() {
     let mut world = big_bang(3, "");
