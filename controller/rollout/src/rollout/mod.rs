@@ -15,6 +15,7 @@ mod mend;
 mod observe;
 mod observers;
 mod switching;
+mod target;
 mod triggers;
 mod verbs;
 mod vigil;
@@ -24,17 +25,19 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use tidegate_protocol::metric::Reading;
-use tidegate_protocol::report::{Failure, HostFacts, Progress};
+use tidegate_protocol::report::HostFacts;
 use tidegate_protocol::{
-    Assignment, ComponentName, ComponentReport, Generation, HostName, Intent, Millis, Phase, ReleaseRef, RolloutId, Samples,
-    SideAssignment, SidesReport, SwitchOrder, Timestamp,
+    Assignment, ComponentName, ComponentReport, Generation, HostName, Millis, RolloutId, Samples, SideAssignment, SidesReport, SwitchOrder,
+    Timestamp,
 };
 
 use crate::gate::{Group, Judgement, Observed, Verdict};
 use crate::plan::Plan;
-use crate::record::{Origin, Record, RolloutState, Seen, Step, TargetState, Verb};
+use crate::record::{Origin, Record, RolloutState, Step, TargetState, Verb};
 use crate::status::Drilled;
 
+pub use observers::{Fetch, FetchFrom, Fetched};
+pub(crate) use target::{Contact, Live, Order, TargetRun};
 pub use verbs::VerbError;
 
 /// A host of a wave that is silent this long is unreachable.
@@ -65,54 +68,6 @@ pub enum Action {
     /// What this rollout wants measured on the host changed: tell it all of its
     /// [`Rollout::watches`], those of other rollouts included.
     Watch(HostName),
-}
-
-/// What the driver fetches for this rollout, every [`Fetch::every`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fetch {
-    /// Key of the plan's metrics; said back in [`Event::Fetched`].
-    pub metric: String,
-    /// Of whom; said back.
-    pub group: Group,
-    /// From where.
-    pub from: FetchFrom,
-    /// Between two fetches.
-    pub every: Millis,
-}
-
-/// Where something is fetched.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FetchFrom {
-    /// Instant queries; `$hosts` is bound already.
-    Prometheus {
-        /// Base URL.
-        url: String,
-        /// Its answer is the value.
-        query: String,
-        /// Its answer is the number of samples behind it.
-        samples: Option<String>,
-    },
-    /// The number of alerts that fire, silenced and inhibited ones left out.
-    Alertmanager {
-        /// Base URL.
-        url: String,
-        /// All must match.
-        matchers: Vec<String>,
-    },
-}
-
-/// What a fetch brought.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Fetched {
-    /// One number, and how many samples it rests on, if that was asked.
-    Value {
-        /// As answered.
-        value: f64,
-        /// If asked.
-        samples: Option<u64>,
-    },
-    /// Alerts that fire: fingerprint → `name (labels): summary`.
-    Alerts(BTreeMap<String, String>),
 }
 
 /// What the machine reacts to, besides time passing.
@@ -288,77 +243,6 @@ pub(crate) struct Judged {
     pub(crate) wave: usize,
     pub(crate) verdict: Verdict,
     pub(crate) judgements: Vec<Judgement>,
-}
-
-/// One (host, component) on its way.
-#[derive(Clone, Debug)]
-pub(crate) struct TargetRun {
-    pub(crate) origin: Origin,
-    pub(crate) wave: usize,
-    pub(crate) component_at: usize,
-    pub(crate) integration: bool,
-    pub(crate) state: TargetState,
-    pub(crate) since: Timestamp,
-    pub(crate) generation: Generation,
-    pub(crate) order: Option<Order>,
-    /// The first forward swap order of any generation.
-    pub(crate) swap_ordered: bool,
-    /// A generation that another rollout used since; the next one is above it.
-    pub(crate) fence: Generation,
-    pub(crate) failure: Option<Failure>,
-    pub(crate) counted: bool,
-    pub(crate) checked: bool,
-    pub(crate) seen: Option<Seen>,
-    pub(crate) confirmed_as: Option<u64>,
-    /// Leases forgiven because the controller was away.
-    pub(crate) forgiven: u32,
-    /// It settled its way back in this attempt to roll back.
-    pub(crate) back_settled: bool,
-    /// Blue-green: the newest switch.
-    pub(crate) switch: Option<switching::Switch>,
-    /// Blue-green: the generation that stopped the old side.
-    pub(crate) retired: Option<Generation>,
-    /// Not journaled: learnt again after a restart.
-    pub(crate) live: Live,
-}
-
-impl TargetRun {
-    /// The highest generation used or known of: the next one is above it.
-    pub(crate) fn newest(&self) -> Generation {
-        let switch = self.switch.as_ref().map_or(Generation::ZERO, |s| s.generation);
-        self.generation.max(self.fence).max(switch).max(self.retired.unwrap_or(Generation::ZERO))
-    }
-}
-
-/// Live numbers, lost on restart and learnt again.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Live {
-    pub(crate) progress: Option<Progress>,
-    pub(crate) staged_bytes: u64,
-    pub(crate) moved_at: Timestamp,
-    pub(crate) cpu_permille: u32,
-    pub(crate) memory_bytes: u64,
-    pub(crate) memory_total_bytes: u64,
-    pub(crate) seen: Option<Seen>,
-    pub(crate) vigil: vigil::Vigil,
-}
-
-/// The newest order of a target.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Order {
-    pub(crate) intent: Intent,
-    pub(crate) target: Option<ReleaseRef>,
-    pub(crate) phase: Phase,
-    pub(crate) at: Timestamp,
-    /// When this generation was first ordered to swap.
-    pub(crate) swap_at: Option<Timestamp>,
-    pub(crate) integration: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Contact {
-    pub(crate) up: bool,
-    pub(crate) since: Timestamp,
 }
 
 impl Rollout {

@@ -1,15 +1,64 @@
 //! What a rollout wants measured and fetched, as a function of its state.
 
+use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use tidegate_protocol::metric::{JournalWhat, Observer, ProbeRead, ScrapeRead, Source};
-use tidegate_protocol::{HostName, Side, Watch};
+use tidegate_protocol::{HostName, Millis, Side, Watch};
 
+use super::Rollout;
 use super::book::changed;
-use super::{Fetch, FetchFrom, Rollout};
 use crate::gate::{AgentSource, Group, Metric, MetricSource};
 use crate::record::{RolloutState, TargetState};
+
+/// What the driver fetches for this rollout, every [`Fetch::every`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// Key of the plan's metrics; said back in [`Event::Fetched`](super::Event::Fetched).
+    pub metric: String,
+    /// Of whom; said back.
+    pub group: Group,
+    /// From where.
+    pub from: FetchFrom,
+    /// Between two fetches.
+    pub every: Millis,
+}
+
+/// Where something is fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FetchFrom {
+    /// Instant queries; `$hosts` is bound already.
+    Prometheus {
+        /// Base URL.
+        url: String,
+        /// Its answer is the value.
+        query: String,
+        /// Its answer is the number of samples behind it.
+        samples: Option<String>,
+    },
+    /// The number of alerts that fire, silenced and inhibited ones left out.
+    Alertmanager {
+        /// Base URL.
+        url: String,
+        /// All must match.
+        matchers: Vec<String>,
+    },
+}
+
+/// What a fetch brought.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fetched {
+    /// One number, and how many samples it rests on, if that was asked.
+    Value {
+        /// As answered.
+        value: f64,
+        /// If asked.
+        samples: Option<u64>,
+    },
+    /// Alerts that fire: fingerprint → `name (labels): summary`.
+    Alerts(BTreeMap<String, String>),
+}
 
 /// The observer that watches confirmed hosts for a relapse; no plan names it.
 pub(super) const SMOKE: &str = "smoke";
