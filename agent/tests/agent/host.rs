@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use tidegate_protocol::release::{FileEntry, MANIFEST_SCHEMA, Proof, Runbook, Service, Smoke, SmokeCheck, Suite};
 use tidegate_protocol::{Assignment, Component, ComponentReport, Generation, Intent, Millis, Phase, Progress, Release, ReleaseRef, Target};
@@ -187,4 +188,13 @@ pub(crate) fn status(dir: &Path) -> serde_json::Value {
     let output = command.args(["status", "--output", "json", "--config"]).arg(dir.join("agent.toml")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Waits until something that no report shows is so.
+pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !tokio::task::block_in_place(&mut done) {
+        assert!(Instant::now() < deadline, "{what} did not come");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tidegate_agent::service::Process;
@@ -14,7 +14,7 @@ use tidegate_protocol::report::ServiceState;
 use tidegate_protocol::{Cause, Component, ComponentReport, Millis, Phase, Progress, ReleaseRef, Target};
 
 use crate::fake::FakeController;
-use crate::host::{Agent, Service_, assignment, enrolled, release, release_with, roll_out, scratch, smoke, status};
+use crate::host::{Agent, Service_, assignment, enrolled, release, release_with, roll_out, scratch, smoke, status, until};
 
 fn at(n: u64, progress: Progress) -> impl Fn(&ComponentReport) -> bool {
     move |c| c.generation.n == n && c.progress == progress
@@ -27,14 +27,6 @@ fn process(report: &ComponentReport) -> Option<(u32, u64)> {
 fn kill(pid: u32, signal: Signal) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     rustix::process::kill_process(pid, signal).unwrap();
-}
-
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !tokio::task::block_in_place(&mut done) {
-        assert!(Instant::now() < deadline, "{what} did not come");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// A file that commands of every user may write to.

@@ -2,7 +2,6 @@
 //! that a command of the host moves, and services that stay as they are.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use tidegate_protocol::release::{Service, Smoke, SmokeCheck, Suite};
 use tidegate_protocol::report::{Running, ServiceState};
@@ -12,7 +11,7 @@ use tidegate_protocol::{
 };
 
 use crate::fake::FakeController;
-use crate::host::{Agent, Service_, assignment, enrolled, release, release_with, roll_out, scratch, smoke, status};
+use crate::host::{Agent, Service_, assignment, enrolled, release, release_with, roll_out, scratch, smoke, status, until};
 
 use Side::{Blue, Green};
 
@@ -335,11 +334,7 @@ async fn a_newer_order_waits_for_the_command_and_wins() {
     sides.trouble("hold", Green, true);
     let there = sides.order(Green, &two);
     sides.controller.switch(&there);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while sides.log().last().map(String::as_str) != Some("green") {
-        assert!(Instant::now() < deadline, "the command never began");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("the command", || sides.log().last().map(String::as_str) == Some("green")).await;
     let back = sides.order(Blue, &one);
     sides.controller.switch(&back);
     sides.controller.until_sides("the newer one", |one| one.generation == back.generation).await;
@@ -425,11 +420,7 @@ async fn a_kill_while_a_side_is_prepared_is_gone_on_from() {
         names.filter(|name| name.starts_with(&format!("{version}-")) && !name.ends_with(".json")).count()
     };
     assert_eq!((left("1.0.0"), left("3.0.0"), left("4.0.0")), (1, 1, 1));
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while left("2.0.0") > 0 {
-        assert!(Instant::now() < deadline, "what no side needs is not collected");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("the collection of what no side needs", || left("2.0.0") == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
