@@ -250,6 +250,7 @@ async fn read(mut receiver: FrameReceiver, inbox: &dyn Inbox) -> SessionError {
                 tracing::info!(component = %order.component, to = %order.to, generation = %order.generation, rollout = %order.rollout, "told to switch");
                 inbox.switch(order);
             }
+            Ok(Some(ToAgent::Tasks(_) | ToAgent::Outages(_) | ToAgent::Head(_))) => {}
             Ok(Some(ToAgent::Refused { reason })) => return SessionError::Refused(tidegate_protocol::report::bounded(&reason)),
             Ok(Some(ToAgent::Welcome { .. })) => return SessionError::Unexpected,
             Ok(None) => return SessionError::Ended,

@@ -171,6 +171,7 @@ impl Sessions {
                     let input = Input::Sides { host: host.clone(), session, sides };
                     self.core.send(input).await.map_err(|_| Ended::Stopping)?;
                 }
+                Some(ToController::Tasks(_) | ToController::Outages(_) | ToController::Vars(_) | ToController::Head(_)) => {}
                 Some(ToController::Hello { .. }) => return Err(Ended::SecondHello),
                 None => return Err(Ended::Finished),
             }

@@ -25,8 +25,10 @@ pub mod path;
 pub mod release;
 pub mod report;
 pub mod side;
+pub mod task;
 pub mod template;
 pub mod time;
+pub mod witness;
 
 pub use assignment::{Assignment, Intent, Phase, Target};
 pub use digest::Digest;
@@ -37,4 +39,6 @@ pub use path::RelPath;
 pub use release::{Component, Release, ReleaseRef};
 pub use report::{Cause, ComponentReport, Progress, Report};
 pub use side::{Side, SideAssignment, SidesReport, SwitchOrder};
+pub use task::{TaskOrder, TaskReport, TaskRun, TaskState};
 pub use time::{Millis, Timestamp};
+pub use witness::{JournalHead, Outage, Outages, VarDigest};

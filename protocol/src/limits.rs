@@ -32,3 +32,9 @@ pub const OBSERVERS_MAX: usize = 32;
 pub const BUCKETS_MAX: usize = 64;
 /// Longest name of a metric, and most patterns of one observer.
 pub const METRIC_NAME_BYTES_MAX: usize = 64;
+/// Most tasks of one release, and most that a host says of.
+pub const TASKS_MAX: usize = 32;
+/// Most intervals of one component's outages.
+pub const OUTAGES_MAX: usize = 64;
+/// Most names in `[vars]` that a host says of.
+pub const VARS_MAX: usize = 128;

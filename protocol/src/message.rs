@@ -15,7 +15,10 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::report::AgentFacts;
-use crate::{Assignment, Digest, HostName, Report, Samples, SideAssignment, SidesReport, SwitchOrder, Watch};
+use crate::{
+    Assignment, ComponentName, Digest, HostName, JournalHead, Outages, Report, Samples, SideAssignment, SidesReport, SwitchOrder, TaskOrder,
+    TaskReport, VarDigest, Watch,
+};
 
 /// ALPN of agents and operators with a certificate.
 pub const ALPN: &[u8] = b"tidegate/1";
@@ -23,10 +26,13 @@ pub const ALPN: &[u8] = b"tidegate/1";
 pub const ALPN_ENROLL: &[u8] = b"tidegate-enroll/1";
 
 /// Message versions this build can speak.
-/// Since 2: watches and samples, sides and switches.
-pub const VERSIONS: VersionRange = VersionRange { min: 1, max: 2 };
+/// Since 2: watches and samples, sides and switches. Since 3: tasks, outages,
+/// configuration digests, the journal's head.
+pub const VERSIONS: VersionRange = VersionRange { min: 1, max: 3 };
 /// The first version with watches, samples, sides and switches.
 pub const VERSION_WATCH: u16 = 2;
+/// The first version with tasks, outages, configuration digests and the journal's head.
+pub const VERSION_PROCESS: u16 = 3;
 
 /// An offer of message versions, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +71,17 @@ pub enum ToController {
     /// Components with two sides, whole. From [`VERSION_WATCH`] on, after every
     /// report of an agent that has any.
     Sides(Vec<SidesReport>),
+    /// Tasks that the host knows of, whole, at most [`crate::limits::TASKS_MAX`].
+    /// From [`VERSION_PROCESS`] on, after the welcome and at every change.
+    Tasks(Vec<TaskReport>),
+    /// Of every component that is observed, whole. From [`VERSION_PROCESS`] on, at
+    /// every change and with each report.
+    Outages(Vec<Outages>),
+    /// The host's `[vars]`, whole. From [`VERSION_PROCESS`] on, after the welcome.
+    Vars(Vec<VarDigest>),
+    /// The highest head the host keeps. From [`VERSION_PROCESS`] on, after the
+    /// welcome and once a newer one is durable.
+    Head(JournalHead),
 }
 
 /// Controller to agent, on the control stream.
@@ -97,6 +114,14 @@ pub enum ToAgent {
     AssignSide(SideAssignment),
     /// Desired state of the switch of one component. From [`VERSION_WATCH`] on.
     Switch(SwitchOrder),
+    /// Tasks of this host, whole: what is not in it may be forgotten once it ended.
+    /// From [`VERSION_PROCESS`] on, said after every welcome.
+    Tasks(Vec<TaskOrder>),
+    /// Components whose outages shall be observed, whole: what is not in it ends.
+    /// From [`VERSION_PROCESS`] on, said after every welcome.
+    Outages(Vec<ComponentName>),
+    /// Keep it if its `seq` is higher. From [`VERSION_PROCESS`] on.
+    Head(JournalHead),
 }
 
 /// First frame of an artifact stream, agent to controller.
