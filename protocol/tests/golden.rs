@@ -128,3 +128,17 @@ fn every_variant_of_watches_samples_and_sides_has_an_example() {
     covered(switches().filter_map(|s| s.verify.as_ref()).map(|v| &v.check));
     covered(switches().filter_map(|s| s.verify.as_ref()).map(|v| &v.suite));
 }
+
+#[test]
+fn every_variant_of_tasks_and_outages_has_an_example() {
+    let (up, down) = (common::to_controller(), common::to_agent());
+    let orders: Vec<_> = down.iter().filter_map(|(_, m)| if let ToAgent::Tasks(t) = m { Some(t) } else { None }).flatten().collect();
+    covered(orders.iter().map(|order| &order.what));
+    let tasks: Vec<_> = up.iter().filter_map(|(_, m)| if let ToController::Tasks(t) = m { Some(t) } else { None }).flatten().collect();
+    covered(tasks.iter().map(|task| &task.what));
+    covered(tasks.iter().map(|task| &task.state));
+    let outages: Vec<_> = up.iter().filter_map(|(_, m)| if let ToController::Outages(o) = m { Some(o) } else { None }).flatten().collect();
+    assert!(outages.iter().any(|one| one.probe.is_empty()));
+    let intervals: Vec<_> = outages.iter().flat_map(|one| &one.intervals).collect();
+    assert!(intervals.iter().any(|one| one.to_unix_ms == 0) && intervals.iter().any(|one| one.to_unix_ms > 0));
+}

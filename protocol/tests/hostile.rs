@@ -107,17 +107,18 @@ fn a_claimed_count_makes_no_memory() {
     let before = peak_kib();
     for count in [1 << 16, 1 << 20, 60 << 20, 1 << 32, 1 << 40, u64::MAX] {
         // FetchRequest.digests, EnrollRequest.secret, EnrollReply::Refused.reason,
-        // ToAgent::Labels and Watch, ToController::Samples and Sides, and after a valid start ToController::Report.components.
+        // ToAgent::Labels, Watch, Tasks and Outages, ToController::Samples, Sides, Tasks, Outages and Vars, and after a
+        // valid start ToController::Report.components.
         let digests = [claim(count), filler.clone()].concat();
         assert_eq!(decode::<FetchRequest>(&digests), Err(CodecError::Malformed), "{count}");
         assert_eq!(decode::<EnrollRequest>(&digests), Err(CodecError::Malformed), "{count}");
         let reason = [vec![1], digests.clone()].concat();
         assert_eq!(decode::<EnrollReply>(&reason), Err(CodecError::Malformed), "{count}");
-        for tag in [3, 4] {
+        for tag in [3, 4, 7, 8] {
             let list = [vec![tag], digests.clone()].concat();
             assert_eq!(decode::<ToAgent>(&list), Err(CodecError::Malformed), "{count}");
         }
-        for tag in [2, 3] {
+        for tag in [2, 3, 4, 5, 6] {
             let list = [vec![tag], digests.clone()].concat();
             assert_eq!(decode::<ToController>(&list), Err(CodecError::Malformed), "{count}");
         }
@@ -137,13 +138,13 @@ proptest! {
 
     /// Small numbers are tags, counts and lengths: they get further than random bytes.
     #[test]
-    fn random_small_bytes_never_panic(bytes in proptest::collection::vec(prop_oneof![0u8..4, b'a'..=b'z', 250u8..=255], 0..500)) {
+    fn random_small_bytes_never_panic(bytes in proptest::collection::vec(prop_oneof![0u8..10, b'a'..=b'z', 250u8..=255], 0..500)) {
         decode_as_everything(&bytes);
     }
 
     /// A piece of a real message replaced by noise.
     #[test]
-    fn messages_with_noise_never_panic(at in any::<proptest::sample::Index>(), noise in proptest::collection::vec(any::<u8>(), 1..40), which in 0usize..4) {
+    fn messages_with_noise_never_panic(at in any::<proptest::sample::Index>(), noise in proptest::collection::vec(any::<u8>(), 1..40), which in 0usize..8) {
         let mut bytes = body(&common::to_controller().swap_remove(which).1);
         let at = at.index(bytes.len());
         let end = (at + noise.len()).min(bytes.len());

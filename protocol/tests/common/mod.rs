@@ -10,7 +10,8 @@ use tidegate_protocol::release::{Smoke, SmokeCheck, Suite};
 use tidegate_protocol::report::{AgentFacts, Failure, HostFacts, Running, ServiceState, SmokeResult, SmokeStatus};
 use tidegate_protocol::side::{Side, SideAssignment, SideReport, SidesReport, SwitchOrder, SwitchProgress};
 use tidegate_protocol::{
-    Assignment, Cause, ComponentReport, Digest, Generation, Intent, Millis, Phase, Progress, ReleaseRef, Report, Target,
+    Assignment, Cause, ComponentReport, Digest, Generation, Intent, JournalHead, Millis, Outage, Outages, Phase, Progress, ReleaseRef,
+    Report, Target, TaskOrder, TaskReport, TaskRun, TaskState, VarDigest,
 };
 
 /// An enum whose variants must all be met by the examples.
@@ -37,8 +38,8 @@ macro_rules! variants {
 }
 
 variants! {
-    ToController { Hello, Report, Samples, Sides }
-    ToAgent { Welcome, Refused, Assign, Labels, Watch, AssignSide, Switch }
+    ToController { Hello, Report, Samples, Sides, Tasks, Outages, Vars, Head }
+    ToAgent { Welcome, Refused, Assign, Labels, Watch, AssignSide, Switch, Tasks, Outages, Head }
     FetchHeader { File, Missing }
     EnrollReply { Granted, Refused }
     Phase { Preflight, Stage, Cancel, Swap, Confirm }
@@ -57,6 +58,8 @@ variants! {
     SwitchProgress { None, Switching, Switched, Failed, Stuck }
     Suite { Critical, Integration }
     SmokeCheck { Http, Tcp, Exec, Systemd, Journal, File }
+    TaskRun { Run, Undo }
+    TaskState { Staging, Running, Done, Failed, Lost }
 }
 
 const PROGRESS: [Progress; 13] = [
@@ -281,6 +284,58 @@ fn switches() -> Vec<SwitchOrder> {
     std::iter::once(None).chain(smokes.map(Some)).enumerate().map(order).collect()
 }
 
+/// A backup that ran, and a migration that is taken back.
+fn task_orders() -> Vec<TaskOrder> {
+    let order = |index, what, attempt, minutes: u64| TaskOrder {
+        rollout: "r-20261123-1".parse().unwrap(),
+        index,
+        release: release("shop@2.1.0"),
+        what,
+        attempt,
+        deadline: Millis::from_secs(minutes * 60),
+    };
+    vec![order(0, TaskRun::Run, 1, 30), order(300, TaskRun::Undo, 2, 5)]
+}
+
+/// Every state, and both commands.
+fn task_reports() -> Vec<TaskReport> {
+    let states = [
+        (TaskState::Staging, "", 0, 0),
+        (TaskState::Running, "", 1_700_000_000_000, 0),
+        (TaskState::Done, "backup-20261123.tar.zst, 4711 rows", 1_700_000_000_000, 61_250),
+        (TaskState::Failed, "no space left on device; exit code 3", 1_700_000_000_000, 12),
+        (TaskState::Lost, "the agent went down while it ran", 1_700_000_000_000, 0),
+    ];
+    let report = |(i, (state, note, started_at_unix_ms, duration_ms)): (u16, (TaskState, &str, u64, u64))| TaskReport {
+        rollout: "r-20261123-1".parse().unwrap(),
+        index: i,
+        what: if i % 2 == 0 { TaskRun::Run } else { TaskRun::Undo },
+        attempt: u32::from(i) + 1,
+        state,
+        note: text(note),
+        started_at_unix_ms,
+        duration_ms,
+    };
+    (0..).zip(states).map(report).collect()
+}
+
+/// One that goes on, one that is over, and a component that nothing is known of.
+fn outages() -> Vec<Outages> {
+    let over = Outage { from_unix_ms: 1_700_000_000_500, to_unix_ms: 1_700_000_002_000 };
+    let on = Outage { from_unix_ms: 1_700_000_010_000, to_unix_ms: 0 };
+    let of = |component: &str, probe: &str, intervals| Outages {
+        component: component.parse().unwrap(),
+        probe: text(probe),
+        since_unix_ms: 1_700_000_000_000,
+        intervals,
+    };
+    vec![of("api", "http://127.0.0.1:8080/", vec![over, on]), of("db", "tcp://127.0.0.1:5432", Vec::new()), of("batch", "", Vec::new())]
+}
+
+fn head() -> JournalHead {
+    JournalHead { seq: 4_711, hash: digest("record 4711") }
+}
+
 /// `(file name, message)`.
 pub type Examples<T> = Vec<(String, T)>;
 
@@ -296,6 +351,15 @@ pub fn to_controller() -> Examples<ToController> {
         ("to-controller.report".into(), ToController::Report(report())),
         ("to-controller.samples".into(), ToController::Samples(samples())),
         ("to-controller.sides".into(), ToController::Sides(sides())),
+        ("to-controller.tasks".into(), ToController::Tasks(task_reports())),
+        ("to-controller.outages".into(), ToController::Outages(outages())),
+        (
+            "to-controller.vars".into(),
+            ToController::Vars(
+                ["port=8081", "workers=4"].map(|pair| VarDigest { name: pair.split('=').take(1).collect(), digest: digest(pair) }).into(),
+            ),
+        ),
+        ("to-controller.head".into(), ToController::Head(head())),
     ]
 }
 
@@ -309,6 +373,11 @@ pub fn to_agent() -> Examples<ToAgent> {
         ("to-agent.labels".into(), ToAgent::Labels(labels())),
         ("to-agent.watch".into(), ToAgent::Watch(watches())),
         ("to-agent.watch.none".into(), ToAgent::Watch(Vec::new())),
+        ("to-agent.tasks".into(), ToAgent::Tasks(task_orders())),
+        ("to-agent.tasks.none".into(), ToAgent::Tasks(Vec::new())),
+        ("to-agent.outages".into(), ToAgent::Outages(vec!["api".parse().unwrap(), "batch".parse().unwrap()])),
+        ("to-agent.outages.none".into(), ToAgent::Outages(Vec::new())),
+        ("to-agent.head".into(), ToAgent::Head(head())),
     ];
     for (side, phase) in [(Side::Blue, Phase::Stage), (Side::Green, Phase::Swap)] {
         let assignment = assignment(phase, Intent::Forward, Target::Release(release("shop@2.1.0")));
