@@ -12,6 +12,7 @@ pub mod amount;
 pub mod condition;
 pub mod gate;
 pub mod plan;
+pub mod process;
 pub mod record;
 pub mod replay;
 pub mod rollout;
@@ -20,7 +21,7 @@ mod sides;
 pub mod spec;
 pub mod status;
 
-pub use plan::{DrillScope, FleetHost, Plan, PlanError};
+pub use plan::{DrillScope, FleetHost, Plan, PlanError, Surroundings};
 pub use record::{Record, RolloutState, TargetState, Verb};
 pub use rollout::{Action, Event, Fetch, FetchFrom, Fetched, Rollout, VerbError};
 pub use selector::Selector;

@@ -1,6 +1,8 @@
 //! From a [`Spec`] and the fleet as it is to a [`Plan`]: named hosts in waves,
 //! absolute limits, nothing left to choose. Immutable, with a digest.
 
+mod surroundings;
+
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -9,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use tidegate_protocol::release::{Argv, Smoke};
 use tidegate_protocol::{Component, ComponentName, Digest, HostName, Millis, Release, ReleaseRef, Side};
 
+pub use self::surroundings::Surroundings;
 use crate::amount::Amount;
 use crate::gate::{Gating, resolve};
+use crate::process::Process;
 use crate::record::Origin;
 use crate::selector::Labels;
 use crate::sides;
@@ -47,6 +51,9 @@ pub struct Plan {
     /// Forward, verify, back, verify: a rehearsal.
     #[serde(default)]
     pub drill: bool,
+    /// Approvals, windows, contacts, tasks.
+    #[serde(default)]
+    pub process: Process,
     /// Digest of the spec and the release, without the host set: tells whether a
     /// repeated `--run-id` asks for the same thing.
     pub spec_digest: Digest,
@@ -238,6 +245,14 @@ pub enum PlanError {
         /// What is wrong and what to write.
         message: String,
     },
+    /// A task of the release has no host to run on.
+    #[error("task {task:?} of the release runs on {on:?}, and no such host is in contact: `tidegate host list -l '{on}'` shows them")]
+    NoTaskHost {
+        /// Which.
+        task: String,
+        /// Its selector.
+        on: String,
+    },
     /// More hosts than one rollout takes.
     #[error("the plan selects {0} targets, one rollout takes at most 100000")]
     TooLarge(usize),
@@ -250,6 +265,20 @@ impl Plan {
     /// # Errors
     /// [`PlanError`]; nothing was touched.
     pub fn resolve(spec: &Spec, release: &ReleaseRef, manifest: &Release, fleet: &[FleetHost]) -> Result<Self, PlanError> {
+        Self::resolve_in(spec, release, manifest, fleet, &Surroundings::default())
+    }
+
+    /// As [`Plan::resolve`], in an environment that demands something.
+    ///
+    /// # Errors
+    /// [`PlanError`]; nothing was touched.
+    pub fn resolve_in(
+        spec: &Spec,
+        release: &ReleaseRef,
+        manifest: &Release,
+        fleet: &[FleetHost],
+        surroundings: &Surroundings,
+    ) -> Result<Self, PlanError> {
         for component in spec.hosts.keys() {
             if manifest.component(component).is_none() {
                 let known: Vec<&str> = manifest.components.iter().map(|c| c.name.as_str()).collect();
@@ -301,6 +330,7 @@ impl Plan {
             gating,
             blue_green,
             drill: false,
+            process: surroundings::process(spec, manifest, fleet, surroundings)?,
             spec_digest: Self::spec_digest(spec, release),
         })
     }
@@ -317,7 +347,9 @@ impl Plan {
         fleet: &[FleetHost],
         scope: &DrillScope,
     ) -> Result<Self, PlanError> {
+        // A rehearsal runs no tasks, tells nobody and asks nobody.
         let mut plan = Self::resolve(spec, release, manifest, fleet)?;
+        plan.process = Process::default();
         let keep: BTreeSet<HostName> = match scope {
             DrillScope::First => plan.components.iter().filter_map(|c| c.hosts.first().cloned()).collect(),
             DrillScope::Host(host) => BTreeSet::from([host.clone()]),

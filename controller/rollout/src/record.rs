@@ -8,10 +8,13 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 use tidegate_protocol::report::{Failure, SmokeResult};
-use tidegate_protocol::{ComponentName, Digest, Generation, HostName, Intent, Number, Phase, ReleaseRef, Side, Target};
+use tidegate_protocol::{
+    ComponentName, Digest, Generation, HostName, Intent, Number, Phase, ReleaseRef, Side, Target, TaskRun, TaskState,
+};
 
 use crate::gate::{Judgement, Observed, Verdict};
 use crate::plan::Plan;
+use crate::process::{Opening, Override, Role, Row, SignRole, Signed};
 use crate::spec::TriggerAction;
 
 /// One line of a rollout's history.
@@ -232,6 +235,159 @@ pub enum Record {
         /// First revert order to last host back, milliseconds.
         back_ms: u64,
     },
+    /// The checklist's automatic rows, as found.
+    Readiness {
+        /// All of them.
+        rows: Vec<Row>,
+    },
+    /// When it may go forward, as the plan's windows come out.
+    Windows {
+        /// In order of time.
+        openings: Vec<Opening>,
+    },
+    /// A freeze covers it from here on, or none does any more.
+    Freeze {
+        /// Which, by whom, why.
+        reason: Option<String>,
+    },
+    /// A person approved; the signature was verified before.
+    Approved {
+        /// As what.
+        role: Role,
+        /// The proof.
+        signed: Signed,
+    },
+    /// A named person goes past a window or a freeze; verified before.
+    Overridden {
+        /// What.
+        what: Override,
+        /// As what.
+        role: Role,
+        /// The proof.
+        signed: Signed,
+        /// Why.
+        reason: String,
+    },
+    /// Checklist complete, window open: it goes forward from here on.
+    Began,
+    /// A task was decided; it is sent after this record is durable.
+    TaskOrdered {
+        /// Place in the release's list.
+        index: u16,
+        /// For people.
+        name: String,
+        /// Forward, or back.
+        what: TaskRun,
+        /// The fence.
+        attempt: u32,
+        /// Where.
+        host: HostName,
+    },
+    /// How a task's attempt ended.
+    TaskEnded {
+        /// Place in the release's list.
+        index: u16,
+        /// For people.
+        name: String,
+        /// Forward, or back.
+        what: TaskRun,
+        /// Of which order.
+        attempt: u32,
+        /// Done, failed, lost.
+        state: TaskState,
+        /// Its last line.
+        note: String,
+        /// How long it ran.
+        duration_ms: u64,
+    },
+    /// It ends by itself where it stands: past a point of no return nothing is
+    /// taken back by a machine.
+    Stopping {
+        /// Why.
+        reason: String,
+    },
+    /// A component's answers are watched for outages: what is not probed is not
+    /// known.
+    Probed {
+        /// Where.
+        host: HostName,
+        /// Of what.
+        component: ComponentName,
+        /// What is called; empty if nothing can be.
+        probe: String,
+    },
+    /// A component gave no good answer, by the host's clock.
+    Outage {
+        /// Where.
+        host: HostName,
+        /// Of what.
+        component: ComponentName,
+        /// The first bad probe, Unix milliseconds.
+        from_unix_ms: u64,
+        /// The next good one; none: not until the rollout's end.
+        to_unix_ms: Option<u64>,
+    },
+    /// What became of a notification.
+    Notified {
+        /// Once per event and route.
+        key: String,
+        /// The route.
+        route: String,
+        /// It was taken.
+        ok: bool,
+        /// What the other side said, if it refused.
+        detail: String,
+    },
+    /// A person who is waited for was not heard of for an hour.
+    Reminded {
+        /// What for.
+        reason: String,
+    },
+    /// A person's remark.
+    Noted {
+        /// Who.
+        by: String,
+        /// What.
+        text: String,
+        /// It resolves this issue of the execution log.
+        resolves: Option<u32>,
+    },
+    /// An outstanding item of the handoff, new or changed.
+    Item {
+        /// From 1.
+        item: u32,
+        /// What is to be done.
+        what: String,
+        /// By whom.
+        owner: String,
+        /// `open`, `done`, or as people say it.
+        status: String,
+        /// Until when.
+        eta: String,
+        /// Who says so.
+        by: String,
+    },
+    /// The handoff was signed; verified before.
+    SignedOff {
+        /// As what.
+        role: SignRole,
+        /// The proof.
+        signed: Signed,
+        /// The document as it was.
+        document: Digest,
+    },
+    /// The review, whole; the last one counts.
+    Reviewed {
+        /// What was written.
+        review: Review,
+        /// By whom.
+        by: String,
+    },
+    /// Handed over and closed.
+    Closed {
+        /// By whom.
+        by: String,
+    },
     /// A host that was an exception is where it should be.
     Healed {
         /// Where.
@@ -241,6 +397,37 @@ pub enum Record {
         /// What it runs now.
         release: Option<ReleaseRef>,
     },
+}
+
+/// review.toml: what only people know of a deployment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Review {
+    /// RFC 3339 date of the review: `2026-11-24`.
+    pub date: String,
+    /// Who took part.
+    pub participants: Vec<String>,
+    /// One line each.
+    #[serde(default)]
+    pub went_well: Vec<String>,
+    /// One line each.
+    #[serde(default)]
+    pub could_improve: Vec<String>,
+    /// What follows.
+    #[serde(default)]
+    pub action: Vec<ReviewAction>,
+}
+
+/// One action item of a review.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReviewAction {
+    /// What.
+    pub action: String,
+    /// By whom.
+    pub owner: String,
+    /// Until when: `2026-12-01`.
+    pub due: String,
 }
 
 /// What becomes of a gate.
@@ -321,6 +508,8 @@ pub enum Step {
     Staging,
     /// Values are sealed before the first swap.
     Baseline,
+    /// The release's tasks run, one after the other.
+    Tasks,
     /// Hosts swap, in waves.
     Swapping,
     /// Blue-green: every side is prepared, traffic moves.

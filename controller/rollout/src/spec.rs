@@ -4,6 +4,7 @@
 //! range is an error with the line. What this build cannot carry out is refused
 //! by name, never ignored.
 
+mod process;
 mod switch;
 
 use alloc::collections::BTreeMap;
@@ -18,6 +19,10 @@ use crate::amount::Amount;
 use crate::condition::Condition;
 use crate::selector::Selector;
 
+pub use self::process::{
+    ApprovalSpec, ChangeSpec, ChangeType, ClockTime, ContactRole, ContactSpec, Day, Fit, Grade, Hours, Level, NotifySpec, RiskSpec, Role,
+    Topic, Via, WindowSpec,
+};
 pub use self::switch::{Command, ExecCheck, HttpCheck, SwitchMode, SwitchSpec, TcpCheck, VerifyCheck, VerifySpec};
 
 /// plan.toml.
@@ -73,21 +78,30 @@ pub struct Spec {
     pub metrics: BTreeMap<String, MetricSpec>,
     /// Signatures wanted.
     #[serde(default)]
-    pub approval: Vec<toml::Table>,
+    pub approval: Vec<ApprovalSpec>,
     /// When it may run.
     #[serde(default)]
-    pub window: Vec<toml::Table>,
+    pub window: Vec<WindowSpec>,
     /// Whom to call.
     #[serde(default)]
-    pub contact: Vec<toml::Table>,
+    pub contact: Vec<ContactSpec>,
     /// Whom to tell.
     #[serde(default)]
-    pub notify: Vec<toml::Table>,
+    pub notify: Vec<NotifySpec>,
     /// The change request.
-    pub change: Option<toml::Table>,
+    pub change: Option<ChangeSpec>,
     /// Its risks.
     #[serde(default)]
-    pub risk: Vec<toml::Table>,
+    pub risk: Vec<RiskSpec>,
+    /// What people look at; each must answer before the start.
+    #[serde(default)]
+    pub dashboards: Vec<String>,
+    /// Items that a person attests before the start, besides those that the
+    /// environment demands.
+    #[serde(default)]
+    pub attest: Vec<String>,
+    /// RFC 3339: what has not begun by then is refused.
+    pub start_by: Option<String>,
     /// Blue-green: the switch.
     pub switch: Option<SwitchSpec>,
     /// Blue-green: manual or automatic (default: automatic).
@@ -462,15 +476,10 @@ impl Spec {
         {
             return bad("batch", "batch, max_parallel and rollback_parallel must be at least 1");
         }
+        self.check_process(&bad)?;
         // What would change what happens to a host must not be read and ignored.
-        let unsupported = [
-            ("approval", !self.approval.is_empty()),
-            ("window", !self.window.is_empty()),
-            ("notify", !self.notify.is_empty()),
-            ("late_hosts", self.late_hosts == Some(LateHosts::Auto)),
-        ];
-        if let Some((key, _)) = unsupported.iter().find(|(_, used)| *used) {
-            return bad(key, "this version does not enforce it yet, and a plan must not promise what is not enforced; remove it");
+        if self.late_hosts == Some(LateHosts::Auto) {
+            return bad("late_hosts", "this version does not enforce it yet, and a plan must not promise what is not enforced; remove it");
         }
         for (key, span) in
             [("limits.healthy_deadline", self.limits.healthy_deadline), ("limits.confirm_within", self.limits.confirm_within)]
@@ -542,9 +551,22 @@ mod tests {
                 assert!(message.contains(part), "{part:?} not in {message}");
             }
         }
-        for (extra, key) in [("[[approval]]\nrole = \"cab\"\n", "approval"), ("[[window]]\ndays = [\"Tue\"]\n", "window")] {
+        for (extra, wanted) in [
+            ("[[approval]]\nrole = \"boss\"\n", &["boss", "tech-lead"][..]),
+            ("[[approval]]\nrole = \"cab\"\noptional = true\n", &["approval.optional", "product owner"]),
+            ("[[approval]]\nrole = \"cab\"\n[[approval]]\nrole = \"cab\"\n", &["approval", "twice"]),
+            ("[[window]]\ndays = [\"Die\"]\n", &["Die", "Tue"]),
+            ("[[window]]\nstart_time = \"22:00\"\n", &["length_minutes", "360"]),
+            ("[[window]]\nstart_time = \"24:00\"\nlength_minutes = 1\n", &["24:00", "22:00"]),
+            ("[[contact]]\nrole = \"lead\"\nname = \"a\"\nphone = \"1\"\navailable = \"late\"\n", &["late", "22:00-06:00"]),
+            ("[[notify]]\non = []\nto = \"team\"\nvia = \"slack\"\n", &["notify.on", "issue"]),
+            ("[change]\nid = \"C\"\ntype = \"normal\"\nrisk = \"low\"\nsummary = \"s\"\n", &["change.justification"]),
+            ("[[risk]]\nname = \"r\"\nlikelihood = \"H\"\nimpact = \"H\"\n", &["risk.mitigation", "r"]),
+        ] {
             let message = Spec::parse(&alloc::format!("{GOOD}{extra}"), "plan.toml").unwrap_err().to_string();
-            assert!(message.contains(key), "{message}");
+            for part in wanted {
+                assert!(message.contains(part), "{part:?} not in {message}");
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What scripts and people read about a rollout: functions of its state.
 
+mod describe;
 mod gates;
 
 use alloc::collections::BTreeMap;
@@ -9,11 +10,12 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 use tidegate_protocol::report::SmokeResult;
-use tidegate_protocol::{Cause, ComponentName, Digest, Generation, HostName, Intent, Phase, ReleaseId, ReleaseRef, RolloutId, Timestamp};
+use tidegate_protocol::{Cause, ComponentName, Digest, Generation, HostName, ReleaseId, ReleaseRef, RolloutId, Timestamp};
 
+pub use self::describe::describe;
 use self::gates::{explain_gate, gate_docs, gated, trigger_docs, waits_for_person};
-use crate::gate::{Group, Observed};
-use crate::record::{GateStep, InvestigationStep, Record, RolloutState, Step, TargetState, WaveState};
+use crate::gate::Observed;
+use crate::record::{RolloutState, TargetState, WaveState};
 use crate::rollout::{Rollout, TargetRun};
 use crate::spec::{Strategy, TriggerAction};
 
@@ -387,136 +389,6 @@ pub fn explain(rollout: &Rollout, now: Timestamp) -> Vec<String> {
         out.push(format!("{waiting} staged host(s) wait for their turn in the window"));
     }
     out
-}
-
-/// Values in one line.
-fn values_text(values: &[Observed]) -> String {
-    let text = |o: &Observed| {
-        let group = match o.group {
-            Group::Baseline => "",
-            Group::Changed => " changed",
-            Group::Control => " control",
-            Group::Worst => " worst host",
-        };
-        let value = o.value.map_or_else(|| "nothing".to_string(), |v| round(v.get()));
-        format!("{}{group} {value} ({} samples)", o.metric, o.samples)
-    };
-    values.iter().map(text).collect::<Vec<_>>().join(", ")
-}
-
-/// Three digits behind the point at most.
-fn round(value: f64) -> String {
-    let text = format!("{value:.3}");
-    let text = text.trim_end_matches('0').trim_end_matches('.');
-    text.to_string()
-}
-
-/// One journal record for people: where, and one sentence.
-#[must_use]
-pub fn describe(record: &Record) -> (Option<HostName>, Option<ComponentName>, String) {
-    match record {
-        Record::Started { plan, by, .. } => {
-            (None, None, format!("{} to {} host(s), {}, started by {by}", plan.release.id, plan.targets().count(), plan.strategy.word()))
-        }
-        Record::State { to, reason } => (None, None, if reason.is_empty() { to.to_string() } else { format!("{to}: {reason}") }),
-        Record::Step { step } => (
-            None,
-            None,
-            match step {
-                Step::Preflight => "preflight of every host",
-                Step::Staging => "staging on every host",
-                Step::Baseline => "values are sealed before the first swap",
-                Step::Swapping => "every host is staged: hosts swap",
-                Step::Switching => "every side is prepared: traffic moves",
-            }
-            .to_string(),
-        ),
-        Record::Ordered { host, component, generation, intent, target, phase, .. } => {
-            let to = target.release().map_or_else(|| "nothing".to_string(), |r| r.id.to_string());
-            let text = match (intent, phase) {
-                (Intent::Back, _) => format!("ordered back to {to}"),
-                (_, Phase::Preflight) => "preflight ordered".to_string(),
-                (_, Phase::Stage) => format!("staging of {to} ordered"),
-                (_, Phase::Cancel) => "cancelled before its swap".to_string(),
-                (_, Phase::Swap) => format!("swap to {to} ordered"),
-                (_, Phase::Confirm) => "confirmation sent".to_string(),
-            };
-            (Some(host.clone()), Some(component.clone()), format!("{text} (generation {generation})"))
-        }
-        Record::Host { host, component, to, failure, .. } => {
-            let text = failure.as_ref().map_or_else(|| to.to_string(), |f| format!("{to}: {}: {}", f.cause, f.message));
-            (Some(host.clone()), Some(component.clone()), text)
-        }
-        Record::Said { reason, .. } => (None, None, reason.clone()),
-        Record::Found { origin } => {
-            let ran = origin.previous.as_ref().map_or_else(|| "nothing".to_string(), |r| r.id.to_string());
-            (Some(origin.host.clone()), Some(origin.component.clone()), format!("preflight found {ran}: that is the way back"))
-        }
-        Record::Fenced { host, component, generation } => {
-            (Some(host.clone()), Some(component.clone()), format!("a refused rollout used generation {generation} since"))
-        }
-        Record::Baseline { values } => (None, None, format!("baseline sealed: {}", values_text(values))),
-        Record::Observed { values, .. } => (None, None, format!("seen: {}", values_text(values))),
-        Record::Judged { verdict, judgements, .. } => {
-            let of: Vec<String> = judgements.iter().map(|j| format!("{} {} ({})", j.name, j.verdict.word(), j.reason)).collect();
-            (None, None, format!("gate is {}: {}", verdict.word(), of.join("; ")))
-        }
-        Record::Gate { step, reason, .. } => {
-            let what = match step {
-                GateStep::Opened => "observation begins",
-                GateStep::Extended => "inconclusive, observed once more",
-                GateStep::Asked => "a person is asked",
-                GateStep::Passed => "gate passed",
-                GateStep::Overridden => "gate overridden",
-                GateStep::Failed => "gate failed",
-                GateStep::Blind => "a source cannot be read: neither forward nor back",
-                GateStep::Sighted => "sources can be read again",
-            };
-            (None, None, format!("{what}: {reason}"))
-        }
-        Record::Tripped { when, reason, host, after_ms, action, .. } => {
-            let does = match action {
-                TriggerAction::Rollback => "rolls back",
-                TriggerAction::Investigate => "is investigated",
-                TriggerAction::Emergency => "takes all hosts back at once",
-            };
-            (host.clone(), None, format!("trigger {when} {does}: {reason} ({after_ms} ms after the sample came)"))
-        }
-        Record::Investigation { step, by, .. } => match step {
-            InvestigationStep::Acknowledged => {
-                (None, None, format!("investigation acknowledged by {}", by.as_deref().unwrap_or("somebody")))
-            }
-            InvestigationStep::Cleared => (None, None, "investigation over: the condition does not hold any more".to_string()),
-        },
-        Record::Alert { text, before, .. } => {
-            (None, None, if *before { format!("alert fired before the start: {text}") } else { format!("alert fires: {text}") })
-        }
-        Record::Attested { item, by, note } => (None, None, format!("{by} attests {item}: {note}")),
-        Record::Switch { host, component, to, intent, generation } => {
-            let back = if *intent == Intent::Back { " back" } else { "" };
-            (Some(host.clone()), Some(component.clone()), format!("told to switch{back} to {to} (generation {generation})"))
-        }
-        Record::Switched { host, component, active, failure, .. } => {
-            let text = match (failure, active) {
-                (None, Some(side)) => format!("traffic is on {side}"),
-                (None, None) => "switched".to_string(),
-                (Some(failure), _) => format!("switch failed: {}: {}", failure.cause, failure.message),
-            };
-            (Some(host.clone()), Some(component.clone()), text)
-        }
-        Record::Retired { host, component, side, .. } => {
-            (Some(host.clone()), Some(component.clone()), format!("the old side {side} is stopped"))
-        }
-        Record::Drilled { passed, forward_ms, back_ms } => {
-            let how = if *passed { "passed" } else { "did not pass" };
-            (None, None, format!("drill {how}: forward in {forward_ms} ms, back in {back_ms} ms"))
-        }
-        Record::Returned => (None, None, "the controller came back and goes on".to_string()),
-        Record::Healed { host, component, release } => {
-            let on = release.as_ref().map_or_else(|| "nothing".to_string(), |r| r.id.to_string());
-            (Some(host.clone()), Some(component.clone()), format!("healed: runs {on} as it should"))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -67,7 +67,21 @@ impl State {
             | Request::RolloutWatch { .. }
             | Request::RolloutEvents { .. }
             | Request::RolloutWait { .. }
-            | Request::RolloutReplay { .. } => Err(unprepared()),
+            | Request::RolloutReplay { .. }
+            | Request::Payload { .. }
+            | Request::RolloutSign { .. }
+            | Request::RolloutNote { .. }
+            | Request::RolloutItem { .. }
+            | Request::RolloutHandoff { .. }
+            | Request::RolloutReview { .. }
+            | Request::RolloutClose { .. }
+            | Request::RolloutDocs { .. }
+            | Request::FreezeAdd { .. }
+            | Request::FreezeList { .. }
+            | Request::FreezeRemove { .. }
+            | Request::NotifyTest { .. }
+            | Request::AuditVerify
+            | Request::AuditExport { .. } => Err(unprepared()),
         }
     }
 

@@ -411,6 +411,7 @@ impl State {
                     Action::Watch(host) => {
                         rewatch.insert(host);
                     }
+                    Action::Tasks(_) | Action::Outages(_) => {}
                 }
             }
             if entry.rollout.is_live() {

@@ -41,7 +41,13 @@ impl Needs {
             | Request::RolloutEvents { .. }
             | Request::RolloutWait { .. }
             | Request::RolloutExplain { .. }
-            | Request::RolloutReplay { .. } => Self::Viewer,
+            | Request::RolloutReplay { .. }
+            | Request::Payload { .. }
+            | Request::RolloutHandoff { .. }
+            | Request::RolloutDocs { .. }
+            | Request::FreezeList { .. }
+            | Request::AuditVerify
+            | Request::AuditExport { .. } => Self::Viewer,
             Request::HostLabel { .. }
             | Request::HostDrain { .. }
             | Request::HostUndrain { .. }
@@ -52,7 +58,15 @@ impl Needs {
             | Request::RolloutVerb { .. }
             | Request::RolloutDeclare { .. }
             | Request::RolloutAttest { .. }
-            | Request::RolloutDrill { .. } => Self::Operator,
+            | Request::RolloutDrill { .. }
+            | Request::RolloutSign { .. }
+            | Request::RolloutNote { .. }
+            | Request::RolloutItem { .. }
+            | Request::RolloutReview { .. }
+            | Request::RolloutClose { .. }
+            | Request::FreezeAdd { .. }
+            | Request::FreezeRemove { .. }
+            | Request::NotifyTest { .. } => Self::Operator,
             Request::TokenCreate { .. } => Self::Admin,
         }
     }

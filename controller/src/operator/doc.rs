@@ -322,3 +322,115 @@ pub struct ErrorOut {
     /// What went wrong.
     pub error: super::msg::ErrorDoc,
 }
+
+/// What a signature has to cover, byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PayloadDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// `tidegate-approval`.
+    pub namespace: String,
+    /// The text, `\n` at its end.
+    pub payload: String,
+}
+
+/// One deliverable in one format.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaperDoc {
+    /// A plain file name: `1-pre-deployment-checklist.md`.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// A freeze.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreezeDoc {
+    /// Its number.
+    pub freeze: u32,
+    /// Why.
+    pub reason: String,
+    /// Who.
+    pub by: String,
+    /// RFC 3339, UTC.
+    pub from: String,
+    /// RFC 3339, UTC; null = until it is removed.
+    pub until: Option<String>,
+    /// Only there.
+    pub environment: Option<String>,
+    /// Only rollouts that touch a host it selects.
+    pub selector: String,
+    /// pending, active, over, removed.
+    pub state: String,
+}
+
+/// A notification route and how its last test went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteDoc {
+    /// Its name.
+    pub route: String,
+    /// slack, email, pagerduty, webhook.
+    pub via: String,
+    /// The other side took it.
+    pub ok: bool,
+    /// What it said.
+    pub detail: String,
+}
+
+/// What `audit verify` found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Chain and heads hold.
+    pub ok: bool,
+    /// Records read.
+    pub records: u64,
+    /// Hash of the newest.
+    pub head: Option<Digest>,
+    /// The first record that is not what was written.
+    pub first_bad: Option<u64>,
+    /// One sentence each: what is wrong.
+    pub findings: Vec<String>,
+    /// Hosts whose remembered head was compared.
+    pub witnesses: usize,
+}
+
+/// What is handed over and what is still open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandoffDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Which rollout.
+    pub id: RolloutId,
+    /// sha256 of the handoff as it stands: what sign-offs cover.
+    pub document: Digest,
+    /// What keeps `close` from being accepted, by item, each with what to do.
+    pub open: Vec<OpenDoc>,
+    /// Signed by, in the order given; those over an older document say so.
+    pub signed: Vec<SignedDoc>,
+}
+
+/// One thing that is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenDoc {
+    /// Its fixed name.
+    pub item: String,
+    /// What is missing, and what to do.
+    pub what: String,
+}
+
+/// One sign-off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedDoc {
+    /// lead, ops-lead.
+    pub role: String,
+    /// Who.
+    pub principal: String,
+    /// `SHA256:…`
+    pub key: String,
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// It covers the handoff as it stands.
+    pub current: bool,
+}

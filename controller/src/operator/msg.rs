@@ -20,7 +20,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tidegate_protocol::{Digest, HostName, Millis, ReleaseId, RolloutId};
+use tidegate_protocol::{Digest, HostName, Millis, ReleaseId, RolloutId, Timestamp};
+use tidegate_rollout::process::{Override, Role, SignRole};
 use tidegate_rollout::{DrillScope, RolloutState, Verb};
 
 /// Most files in one [`Request::ReleaseUpload`].
@@ -204,6 +205,130 @@ pub enum Request {
         /// On which hosts of the plan.
         scope: DrillScope,
     },
+    /// What a signature has to cover: [`super::doc::PayloadDoc`].
+    Payload {
+        /// Which rollout.
+        id: RolloutId,
+        /// For what.
+        purpose: Purpose,
+    },
+    /// An approval, an override or a sign-off, signed over the payload: the status
+    /// document as it is then; of a sign-off [`super::doc::HandoffDoc`].
+    RolloutSign {
+        /// Which rollout.
+        id: RolloutId,
+        /// For what.
+        purpose: Purpose,
+        /// Armored, namespace `tidegate-approval`.
+        signature: String,
+    },
+    /// A remark, or how an issue of the execution log was resolved: the status
+    /// document as it is then.
+    RolloutNote {
+        /// Which.
+        id: RolloutId,
+        /// What.
+        text: String,
+        /// The issue's number in the log.
+        resolves: Option<u32>,
+    },
+    /// An outstanding item, new or changed: [`super::doc::HandoffDoc`].
+    RolloutItem {
+        /// Which.
+        id: RolloutId,
+        /// None = a new one.
+        item: Option<u32>,
+        /// None = as before.
+        what: Option<String>,
+        /// None = as before.
+        owner: Option<String>,
+        /// None = as before; of a new one `open`.
+        status: Option<String>,
+        /// None = as before.
+        eta: Option<String>,
+    },
+    /// What is handed over and what is still open: [`super::doc::HandoffDoc`].
+    RolloutHandoff {
+        /// Which.
+        id: RolloutId,
+    },
+    /// The review: the status document as it is then.
+    RolloutReview {
+        /// Which.
+        id: RolloutId,
+        /// review.toml; none = answer a template with what is known.
+        review_text: Option<String>,
+        /// Its name, for errors.
+        file_name: String,
+    },
+    /// Handed over, reviewed, nothing open: the status document as it is then.
+    RolloutClose {
+        /// Which.
+        id: RolloutId,
+    },
+    /// The six deliverables: one [`super::doc::PaperDoc`] frame each.
+    RolloutDocs {
+        /// Which.
+        id: RolloutId,
+    },
+    /// Nobody goes forward meanwhile: [`super::doc::FreezeDoc`].
+    FreezeAdd {
+        /// Why.
+        reason: String,
+        /// None = now.
+        from: Option<Timestamp>,
+        /// None = until it is removed.
+        until: Option<Timestamp>,
+        /// Only rollouts of this environment.
+        environment: Option<String>,
+        /// Only rollouts that touch a host it selects; empty = all.
+        selector: String,
+    },
+    /// A list of [`super::doc::FreezeDoc`].
+    FreezeList {
+        /// Those that are over, too.
+        all: bool,
+    },
+    /// [`super::doc::FreezeDoc`] as it was.
+    FreezeRemove {
+        /// Its number.
+        freeze: u32,
+        /// Why.
+        reason: String,
+    },
+    /// A test message over each route: a list of [`super::doc::RouteDoc`].
+    NotifyTest {
+        /// Which; empty = all.
+        routes: Vec<String>,
+    },
+    /// Reads the journal again from disk and compares it with what hosts
+    /// remember: [`super::doc::AuditDoc`].
+    AuditVerify,
+    /// The journal's records, oldest first, as `Event`s.
+    AuditExport {
+        /// Only with a higher `seq`; 0 = all.
+        after_seq: u64,
+        /// Only of this rollout.
+        rollout: Option<RolloutId>,
+    },
+}
+
+/// What a signature is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// An approval.
+    Approve(Role),
+    /// Going past a window or a freeze.
+    Override {
+        /// Which of the two.
+        what: Override,
+        /// As what.
+        role: Role,
+        /// Why; it is signed too.
+        reason: String,
+    },
+    /// The handoff.
+    Handoff(SignRole),
 }
 
 /// A file to be uploaded.

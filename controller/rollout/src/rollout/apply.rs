@@ -104,6 +104,7 @@ impl Rollout {
             back_began_at: None,
             observed_at: at,
             triggers_at: at,
+            given: crate::process::Given::default(),
             book: Book::default(),
             now: at,
             looked_at: at,
@@ -112,8 +113,28 @@ impl Rollout {
 
     pub(super) fn apply(&mut self, at: Timestamp, record: &Record) {
         self.now = self.now.max(at);
+        self.given.apply(at, record);
         match record {
-            Record::Started { .. } | Record::Healed { .. } => {}
+            Record::Started { .. }
+            | Record::Healed { .. }
+            | Record::Readiness { .. }
+            | Record::Windows { .. }
+            | Record::Freeze { .. }
+            | Record::Approved { .. }
+            | Record::Overridden { .. }
+            | Record::Began
+            | Record::TaskOrdered { .. }
+            | Record::TaskEnded { .. }
+            | Record::Stopping { .. }
+            | Record::Probed { .. }
+            | Record::Outage { .. }
+            | Record::Notified { .. }
+            | Record::Reminded { .. }
+            | Record::Noted { .. }
+            | Record::Item { .. }
+            | Record::SignedOff { .. }
+            | Record::Reviewed { .. }
+            | Record::Closed { .. } => {}
             Record::State { to, reason } => {
                 self.state = *to;
                 self.reason.clone_from(reason);

@@ -84,6 +84,7 @@ impl Rollout {
                 }
                 sealed
             }
+            Step::Tasks => self.tasks(now),
             Step::Swapping | Step::Switching => self.admit(now),
         }
     }

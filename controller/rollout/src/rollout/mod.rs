@@ -15,6 +15,7 @@ mod mend;
 mod observe;
 mod observers;
 mod switching;
+mod tasks;
 mod target;
 mod triggers;
 mod verbs;
@@ -27,12 +28,13 @@ use alloc::vec::Vec;
 use tidegate_protocol::metric::Reading;
 use tidegate_protocol::report::HostFacts;
 use tidegate_protocol::{
-    Assignment, ComponentName, ComponentReport, Generation, HostName, Millis, RolloutId, Samples, SideAssignment, SidesReport, SwitchOrder,
-    Timestamp,
+    Assignment, ComponentName, ComponentReport, Generation, HostName, Millis, Outages, RolloutId, Samples, SideAssignment, SidesReport,
+    SwitchOrder, TaskReport, Timestamp,
 };
 
 use crate::gate::{Group, Judgement, Observed, Verdict};
 use crate::plan::Plan;
+use crate::process::{Given, Opening, Override, Role, Row, Signed};
 use crate::record::{Origin, Record, RolloutState, Step, TargetState, Verb};
 use crate::status::Drilled;
 
@@ -68,6 +70,12 @@ pub enum Action {
     /// What this rollout wants measured on the host changed: tell it all of its
     /// [`Rollout::watches`], those of other rollouts included.
     Watch(HostName),
+    /// The tasks of the host changed: tell it all of its [`Rollout::task_orders`],
+    /// those of other rollouts included.
+    Tasks(HostName),
+    /// Whose outages shall be observed there changed: tell it all of its
+    /// [`Rollout::outage_watches`], those of other rollouts included.
+    Outages(HostName),
 }
 
 /// What the machine reacts to, besides time passing.
@@ -108,6 +116,47 @@ pub enum Event<'a> {
         /// What they looked at.
         note: &'a str,
     },
+    /// The checklist's automatic rows as found now: said while it waits to begin.
+    Readiness(&'a [Row]),
+    /// The openings of its windows, those that ended left out: said at the start,
+    /// and again whenever all that were told are over.
+    Windows(&'a [Opening]),
+    /// A freeze covers it, or none does any more.
+    Frozen(Option<&'a str>),
+    /// A person approved; the signature was verified.
+    Approved {
+        /// As what.
+        role: Role,
+        /// The proof.
+        signed: &'a Signed,
+    },
+    /// A person goes past a window or a freeze; the signature was verified.
+    Overridden {
+        /// What.
+        what: Override,
+        /// As what.
+        role: Role,
+        /// The proof.
+        signed: &'a Signed,
+        /// Why.
+        reason: &'a str,
+    },
+    /// A host says how a task is.
+    Task(&'a HostName, &'a TaskReport),
+    /// A host says when a component gave no good answer.
+    Outages(&'a HostName, &'a Outages),
+    /// What became of a notification.
+    Notified {
+        /// As in the notice.
+        key: &'a str,
+        /// The route.
+        route: &'a str,
+        /// Nothing, or what went wrong for good.
+        result: Result<(), &'a str>,
+    },
+    /// A remark, a resolution, an item, a review, a sign-off, the end of it all:
+    /// appended if it fits the state.
+    Paper(Record),
     /// A newer rollout takes over what this one only watches.
     Superseded(&'a RolloutId),
     /// A host came into contact, or was lost.
@@ -204,6 +253,8 @@ pub struct Rollout {
     observed_at: Timestamp,
     /// Triggers were last looked at.
     triggers_at: Timestamp,
+    /// What people and checks gave.
+    pub(crate) given: Given,
     /// What hosts measured: not journaled.
     book: book::Book,
     /// The latest time seen; never goes back.
@@ -354,6 +405,15 @@ impl Rollout {
             }
             Event::Declared { what, by, reason } => self.may_declare(what).map(|()| self.declared(now, what, by, reason))?,
             Event::Attested { item, by, note } => self.attest(now, item, by, note)?,
+            Event::Readiness(_)
+            | Event::Windows(_)
+            | Event::Frozen(_)
+            | Event::Approved { .. }
+            | Event::Overridden { .. }
+            | Event::Task(..)
+            | Event::Outages(..)
+            | Event::Notified { .. }
+            | Event::Paper(_) => {}
             Event::Superseded(by) => {
                 if self.is_live() && !self.holds() {
                     self.append(now, Record::State { to: RolloutState::Completed, reason: alloc::format!("superseded by {by}") });
@@ -438,6 +498,12 @@ impl Rollout {
         }
         let of_host = self.plan.components.iter().filter_map(|c| self.at(host, &c.name));
         of_host.filter_map(|at| self.assignment(at)).collect()
+    }
+
+    /// What people and checks gave: approvals, attestations, the checklist.
+    #[must_use]
+    pub const fn given(&self) -> &Given {
+        &self.given
     }
 
     /// It holds its targets: no other rollout may touch them. One that only
