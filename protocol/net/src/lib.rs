@@ -15,6 +15,7 @@ pub mod endpoint;
 mod error;
 mod files;
 pub mod identity;
+pub mod ssh;
 pub mod stream;
 mod tls;
 pub mod token;
