@@ -49,15 +49,17 @@ pub(super) fn sign(key: &Path, namespace: &str, message: &[u8]) -> Result<String
         .map_err(|source| SignError::Run { source })?
         .ok_or_else(|| SignError::TimedOut { path: key.into(), seconds: limit.as_secs() })?;
     if !status.success() {
-        return Err(SignError::Refused {
-            path: key.into(),
-            said: if attended { format!("see above ({status})") } else { said(&said_file, status) },
-        });
+        let said = if attended {
+            format!("see above ({status})")
+        } else {
+            let said = said(&said_file, status);
+            format!("{said}; nobody is asked without a terminal: add the key to ssh-agent with ssh-add, or run this in a terminal")
+        };
+        return Err(SignError::Refused { path: key.into(), said });
     }
     let signature = scratch.path("message.sig");
-    let text = read_text(&signature, SIGNATURE_BYTES_MAX + 1).map_err(|source| SignError::Scratch { path: signature, source })?;
-    // Longer than any signature: cut here, refused by the caller's check.
-    Ok(text)
+    // One byte more than a signature may have: the caller's check refuses it by its length.
+    read_text(&signature, SIGNATURE_BYTES_MAX + 1).map_err(|source| SignError::Scratch { path: signature, source })
 }
 
 /// None if the time is over; the process is then ended and gone.
