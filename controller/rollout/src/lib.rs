@@ -23,6 +23,6 @@ pub mod status;
 
 pub use plan::{DrillScope, FleetHost, Plan, PlanError, Surroundings};
 pub use record::{Record, RolloutState, TargetState, Verb};
-pub use rollout::{Action, Event, Fetch, FetchFrom, Fetched, Rollout, VerbError};
+pub use rollout::{Action, Brought, Event, Fetch, FetchFrom, Fetched, Rollout, VerbError};
 pub use selector::Selector;
 pub use spec::{Spec, SpecError};

@@ -13,7 +13,8 @@ use tidegate_protocol::report::SmokeResult;
 use tidegate_protocol::{Cause, ComponentName, Digest, Generation, HostName, ReleaseId, ReleaseRef, RolloutId, Timestamp};
 
 pub use self::describe::describe;
-use self::gates::{explain_gate, gate_docs, gated, trigger_docs, waits_for_person};
+pub(crate) use self::gates::waits_for_person;
+use self::gates::{explain_gate, gate_docs, gated, trigger_docs};
 use crate::gate::Observed;
 use crate::record::{RolloutState, TargetState, WaveState};
 use crate::rollout::{Rollout, TargetRun};
@@ -269,7 +270,7 @@ pub fn status(rollout: &Rollout) -> StatusDoc {
         release: plan.release.id.clone(),
         plan_digest: plan.digest(),
         strategy: plan.strategy,
-        closed: false,
+        closed: rollout.given().closed.is_some(),
         started_at: rfc3339(started.0),
         ended_at: ended.map(|t| rfc3339(t.0)),
         waves: plan

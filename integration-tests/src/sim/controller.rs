@@ -173,7 +173,7 @@ impl Sim {
                     self.ctl.queue.push_back(Out::Append(run, at, record));
                 }
                 // Simulated hosts measure nothing and have no sides.
-                Action::Watch(_) | Action::SendSide(..) | Action::SendSwitch(..) => {}
+                Action::Watch(_) | Action::Tasks(_) | Action::Outages(_) | Action::SendSide(..) | Action::SendSwitch(..) => {}
                 Action::Send(host, assignment) => {
                     let Some(h) = self.world.hosts.iter().position(|n| *n == host) else { continue };
                     if self.mutant == Some(Mutant::SendsFirst) {

@@ -9,6 +9,7 @@ use tidegate_protocol::{Intent, Phase, RolloutId, Timestamp};
 
 use super::book::Book;
 use super::switching::Switch;
+use super::tasks::TaskGo;
 use super::{Contact, GRACE, GateRun, Investigation, Judged, LOST_IN_WAVE, Live, Order, Rollout, TargetRun};
 use crate::plan::Plan;
 use crate::record::{GateStep, InvestigationStep, Origin, Record, RolloutState, Step, TargetState, Verb};
@@ -105,6 +106,12 @@ impl Rollout {
             observed_at: at,
             triggers_at: at,
             given: crate::process::Given::default(),
+            scheduled_since: None,
+            reminded_at: None,
+            tasks: BTreeMap::new(),
+            outages: super::outages::OutageBook::default(),
+            notified: BTreeSet::new(),
+            person_back: false,
             book: Book::default(),
             now: at,
             looked_at: at,
@@ -114,6 +121,7 @@ impl Rollout {
     pub(super) fn apply(&mut self, at: Timestamp, record: &Record) {
         self.now = self.now.max(at);
         self.given.apply(at, record);
+        self.outages.apply(record);
         match record {
             Record::Started { .. }
             | Record::Healed { .. }
@@ -123,22 +131,40 @@ impl Rollout {
             | Record::Approved { .. }
             | Record::Overridden { .. }
             | Record::Began
-            | Record::TaskOrdered { .. }
-            | Record::TaskEnded { .. }
-            | Record::Stopping { .. }
             | Record::Probed { .. }
             | Record::Outage { .. }
-            | Record::Notified { .. }
-            | Record::Reminded { .. }
             | Record::Noted { .. }
             | Record::Item { .. }
             | Record::SignedOff { .. }
             | Record::Reviewed { .. }
             | Record::Closed { .. } => {}
+            Record::TaskOrdered { index, what, attempt, .. } => {
+                self.tasks.insert((*index, *what), TaskGo { attempt: *attempt, since: at, ended: None });
+            }
+            Record::TaskEnded { index, what, attempt, state, note, .. } => {
+                if let Some(go) = self.tasks.get_mut(&(*index, *what)).filter(|go| go.attempt == *attempt) {
+                    go.ended = Some((*state, note.clone()));
+                }
+            }
+            Record::Stopping { reason } => (self.halting, self.owed_back) = (Some(reason.clone()), None),
+            Record::Notified { key, route, .. } => {
+                self.notified.insert((key.clone(), route.clone()));
+            }
+            Record::Reminded { .. } => self.reminded_at = Some(at),
             Record::State { to, reason } => {
+                if *to == RolloutState::Scheduled {
+                    if self.state != *to || self.scheduled_since.is_none() {
+                        self.scheduled_since = Some(at);
+                    }
+                } else {
+                    self.scheduled_since = None;
+                }
+                // The same state with another reason is no new wait.
+                if self.state != *to || self.reason.is_empty() {
+                    self.state_since = at;
+                }
                 self.state = *to;
                 self.reason.clone_from(reason);
-                self.state_since = at;
                 self.ended_at = to.is_terminal().then_some(at);
                 if *to == RolloutState::Paused {
                     if let Some(gate) = &mut self.gate {
@@ -252,7 +278,7 @@ impl Rollout {
                     self.paused_by = None;
                     self.switch_go |= self.step == Step::Switching;
                 }
-                Verb::Rollback => self.owed_back = Some(reason.clone()),
+                Verb::Rollback => (self.owed_back, self.person_back) = (Some(reason.clone()), true),
                 Verb::Ack => {}
             },
             Record::Found { origin } => {
@@ -309,9 +335,11 @@ impl Rollout {
                     }
                 }
             },
-            Record::Attested { item, by, .. } => {
+            // Those before the first step and after the last are the checklist's.
+            Record::Attested { item, by, .. } if self.gate.is_some() => {
                 self.attested.insert((self.passed, item.clone()), by.clone());
             }
+            Record::Attested { .. } => {}
             Record::Alert { fingerprint, text, before } => {
                 if *before {
                     self.alerts_before.insert(fingerprint.clone(), text.clone());

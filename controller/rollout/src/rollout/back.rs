@@ -16,6 +16,15 @@ impl Rollout {
         if self.state == RolloutState::RollingBack {
             return;
         }
+        if let Some(task) = self.past_return().filter(|_| !self.person_back) {
+            // A machine takes nothing back past this point: it ends where it stands,
+            // and people decide.
+            if self.halting.is_none() {
+                let reason = format!("past the point of no return ({:?} cannot be taken back): {reason}", task.name);
+                self.append(now, Record::Stopping { reason });
+            }
+            return;
+        }
         self.append(now, Record::State { to: RolloutState::RollingBack, reason });
         self.cancel_rest(now);
     }
@@ -35,13 +44,18 @@ impl Rollout {
         if !self.targets.iter().all(back_settled) {
             return false;
         }
-        let bad: Vec<String> = self
+        if let Some(moved) = self.undo_tasks(now) {
+            return moved;
+        }
+        let (undo_failed, named) = self.not_undone();
+        let mut bad: Vec<String> = self
             .targets
             .iter()
             .filter(|t| t.swap_ordered && matches!(t.state, TargetState::RevertFailed | TargetState::Unreachable))
             .map(name_of)
             .collect();
-        let why = self.cause_of_rollback.clone().unwrap_or_default();
+        bad.extend(undo_failed);
+        let why = self.cause_of_rollback.iter().cloned().chain(named).collect::<Vec<_>>().join("; ");
         if self.plan.drill {
             let drilled = self.drill_record(now);
             self.append(now, drilled);

@@ -30,6 +30,7 @@ impl Rollout {
             let moved = match self.state {
                 RolloutState::Running | RolloutState::Paused | RolloutState::Baking | RolloutState::Watching => self.forward(now),
                 RolloutState::RollingBack => self.backward(now),
+                RolloutState::AwaitingApproval | RolloutState::Scheduled => self.look_to_begin(now),
                 _ => false,
             };
             if !moved {
@@ -53,8 +54,10 @@ impl Rollout {
     }
 
     fn forward(&mut self, now: Timestamp) -> bool {
-        if let Some(reason) = self.over_budget() {
-            if self.targets.iter().any(|t| t.swap_ordered) {
+        // Past a point of no return it ends where it stands, and once is enough.
+        let stands = self.halting.is_some() && self.past_return().is_some();
+        if let Some(reason) = self.over_budget().filter(|_| !stands) {
+            if self.targets.iter().any(|t| t.swap_ordered) || !self.tasks.is_empty() {
                 self.begin_back(now, reason);
             } else {
                 self.refuse(now, reason);
@@ -80,7 +83,7 @@ impl Rollout {
             Step::Baseline => {
                 let sealed = self.seal(now);
                 if sealed {
-                    self.append(now, Record::Step { step: Step::Swapping });
+                    self.staged(now);
                 }
                 sealed
             }
@@ -119,9 +122,15 @@ impl Rollout {
             self.append(now, Record::Step { step: Step::Baseline });
             self.begin_baseline(now);
         } else {
-            self.append(now, Record::Step { step: Step::Swapping });
+            self.staged(now);
         }
         true
+    }
+
+    /// Everything is ready for the first change.
+    fn staged(&mut self, now: Timestamp) {
+        let step = if self.plan.process.tasks.is_empty() { Step::Swapping } else { Step::Tasks };
+        self.append(now, Record::Step { step });
     }
 
     /// The next hosts, in groups: a component after the other; in a canary a wave
@@ -129,6 +138,10 @@ impl Rollout {
     /// window, its floor of hosts in service, the standing verdict and the budget
     /// allow.
     fn admit(&mut self, now: Timestamp) -> bool {
+        let more = |t: &TargetRun| admissible(t) || (self.plan.blue_green.is_some() && t.swap_ordered && t.switch.is_none());
+        if self.targets.iter().any(more) && self.pause_if_closed(now) {
+            return true;
+        }
         let by_wave = self.plan.strategy == Strategy::Canary;
         let last_open = self.last_open_wave();
         let groups = if by_wave { self.plan.waves.len() } else { self.plan.components.len() };
@@ -339,9 +352,9 @@ impl Rollout {
         let failure = Failure { cause: Cause::Unreachable, message: format!("{why}; it goes back by itself, or when it returns") };
         let failure = if swapped { failure } else { Failure { message: format!("{why}; it was not touched"), ..failure } };
         // What was ordered must not happen later, beside others: it is taken back.
-        if swapped {
+        if swapped && self.past_return().is_none() {
             self.order(now, at, Intent::Back, Phase::Swap);
-        } else if target.order.is_some() {
+        } else if !swapped && target.order.is_some() {
             self.order(now, at, Intent::Forward, Phase::Cancel);
         }
         let to = if swapped || counted { TargetState::Unreachable } else { TargetState::Skipped };
@@ -350,6 +363,10 @@ impl Rollout {
 
     /// Takes back one host that was ordered to swap, whatever it says of itself.
     pub(super) fn call_back(&mut self, now: Timestamp, at: usize, failure: Failure, seen: Option<Seen>) -> bool {
+        if let Some(task) = self.past_return().filter(|_| !self.person_back) {
+            let message = format!("{}; stays as it is: {:?} cannot be taken back", failure.message, task.name);
+            return self.host(now, at, TargetState::RevertFailed, Some(Failure { message, ..failure }), true, seen);
+        }
         self.host(now, at, TargetState::Reverting, Some(failure), true, seen);
         self.order(now, at, Intent::Back, Phase::Swap);
         true

@@ -15,8 +15,8 @@ impl Rollout {
     /// After a restart, before anything else is decided.
     pub(super) fn mend(&mut self, now: Timestamp) {
         use RolloutState as S;
-        if self.state == S::Scheduled {
-            self.append(now, Record::State { to: S::Running, reason: "started".into() });
+        if self.state == S::Scheduled && self.reason.is_empty() {
+            self.enter(now);
         }
         if let Some(why) = self.owed_back.clone().filter(|_| self.is_live()) {
             self.begin_back(now, why);
@@ -37,7 +37,7 @@ impl Rollout {
                 self.append(now, Record::State { to: S::Paused, reason });
             }
             // What still holds it is found again.
-            S::Paused if !held && !self.waits_for_switch() => self.unpause(now, "nothing holds it any more".into()),
+            S::Paused if !held && !self.waits_for_switch() && self.lost_task().is_none() && !self.held_by_window(now) => self.unpause(now, "nothing holds it any more".into()),
             S::Running | S::Baking | S::Watching if self.state != self.after_pause() => {
                 let (to, reason) = (self.after_pause(), self.reason.clone());
                 self.append(now, Record::State { to, reason });

@@ -8,12 +8,14 @@
 
 mod apply;
 mod back;
+mod begin;
 mod book;
 mod decide;
 mod gates;
 mod mend;
 mod observe;
 mod observers;
+mod outages;
 mod switching;
 mod tasks;
 mod target;
@@ -29,7 +31,7 @@ use tidegate_protocol::metric::Reading;
 use tidegate_protocol::report::HostFacts;
 use tidegate_protocol::{
     Assignment, ComponentName, ComponentReport, Generation, HostName, Millis, Outages, RolloutId, Samples, SideAssignment, SidesReport,
-    SwitchOrder, TaskReport, Timestamp,
+    SwitchOrder, TaskReport, TaskRun, Timestamp,
 };
 
 use crate::gate::{Group, Judgement, Observed, Verdict};
@@ -38,6 +40,7 @@ use crate::process::{Given, Opening, Override, Role, Row, Signed};
 use crate::record::{Origin, Record, RolloutState, Step, TargetState, Verb};
 use crate::status::Drilled;
 
+pub use begin::Brought;
 pub use observers::{Fetch, FetchFrom, Fetched};
 pub(crate) use target::{Contact, Live, Order, TargetRun};
 pub use verbs::VerbError;
@@ -156,7 +159,7 @@ pub enum Event<'a> {
     },
     /// A remark, a resolution, an item, a review, a sign-off, the end of it all:
     /// appended if it fits the state.
-    Paper(Record),
+    Paper(&'a Record),
     /// A newer rollout takes over what this one only watches.
     Superseded(&'a RolloutId),
     /// A host came into contact, or was lost.
@@ -255,6 +258,17 @@ pub struct Rollout {
     triggers_at: Timestamp,
     /// What people and checks gave.
     pub(crate) given: Given,
+    /// In state `scheduled` since then.
+    scheduled_since: Option<Timestamp>,
+    /// A person who is waited for was last told again.
+    reminded_at: Option<Timestamp>,
+    /// By place and command.
+    pub(crate) tasks: BTreeMap<(u16, TaskRun), tasks::TaskGo>,
+    outages: outages::OutageBook,
+    /// Notifications that came to an end, by key and route.
+    notified: BTreeSet<(String, String)>,
+    /// A person said rollback: that goes back past any point.
+    person_back: bool,
     /// What hosts measured: not journaled.
     book: book::Book,
     /// The latest time seen; never goes back.
@@ -309,6 +323,21 @@ impl Rollout {
         lost: impl Fn(&HostName) -> Option<Timestamp>,
         now: Timestamp,
     ) -> Self {
+        Self::submit(id, plan, origins, by, lost, Brought::default(), now)
+    }
+
+    /// As [`Rollout::start`]; it waits to begin while people, a window, a freeze or
+    /// a row of the checklist keep it from that.
+    #[must_use]
+    pub fn submit(
+        id: RolloutId,
+        plan: Plan,
+        origins: Vec<Origin>,
+        by: &str,
+        lost: impl Fn(&HostName) -> Option<Timestamp>,
+        brought: Brought,
+        now: Timestamp,
+    ) -> Self {
         let record = Record::Started { plan: alloc::boxed::Box::new(plan.clone()), by: by.into(), from: origins.clone() };
         let mut rollout = Self::blank(id, plan, by.into(), origins, now);
         for (host, contact) in &mut rollout.contact {
@@ -316,10 +345,13 @@ impl Rollout {
             *contact = Contact { up: lost.is_none(), since: lost.unwrap_or(now) };
         }
         rollout.actions.push_back(Action::Append(record));
-        rollout.append(now, Record::State { to: RolloutState::Running, reason: "started".into() });
-        rollout.append(now, Record::Step { step: Step::Preflight });
+        if !brought.rows.is_empty() {
+            rollout.append(now, Record::Readiness { rows: brought.rows });
+        }
+        rollout.told_windows(now, &brought.openings);
+        rollout.frozen(now, brought.freeze.as_deref());
+        rollout.enter(now);
         rollout.decide(now);
-        rollout.tell_watches();
         rollout
     }
 
@@ -405,15 +437,24 @@ impl Rollout {
             }
             Event::Declared { what, by, reason } => self.may_declare(what).map(|()| self.declared(now, what, by, reason))?,
             Event::Attested { item, by, note } => self.attest(now, item, by, note)?,
-            Event::Readiness(_)
-            | Event::Windows(_)
-            | Event::Frozen(_)
-            | Event::Approved { .. }
-            | Event::Overridden { .. }
-            | Event::Task(..)
-            | Event::Outages(..)
-            | Event::Notified { .. }
-            | Event::Paper(_) => {}
+            Event::Readiness(rows) => self.readiness(now, rows),
+            Event::Windows(openings) => self.told_windows(now, openings),
+            Event::Frozen(reason) => self.frozen(now, reason),
+            Event::Approved { role, signed } => self.approved(now, role, signed)?,
+            Event::Overridden { what, role, signed, reason } => self.overridden_by(now, what, role, signed, reason)?,
+            Event::Task(host, report) => self.task_reported(now, host, report),
+            Event::Outages(host, told) => {
+                self.outages(now, host, told);
+                return Ok(());
+            }
+            Event::Notified { key, route, result } => {
+                if !self.notified.contains(&(key.into(), route.into())) {
+                    let (ok, detail) = (result.is_ok(), result.err().unwrap_or_default().into());
+                    self.append(now, Record::Notified { key: key.into(), route: route.into(), ok, detail });
+                }
+                return Ok(());
+            }
+            Event::Paper(record) => return self.paper(now, record.clone()),
             Event::Superseded(by) => {
                 if self.is_live() && !self.holds() {
                     self.append(now, Record::State { to: RolloutState::Completed, reason: alloc::format!("superseded by {by}") });
@@ -459,6 +500,7 @@ impl Rollout {
                 self.look_at_triggers(now, true);
                 self.look_at_investigation(now);
                 self.look_at_gate(now);
+                self.remind(now);
             }
         }
         if deadlines {
@@ -467,6 +509,7 @@ impl Rollout {
         }
         self.decide(now);
         if was_live && !self.is_live() {
+            self.end_outages(now);
             self.tell_watches();
         }
         Ok(())
@@ -476,6 +519,7 @@ impl Rollout {
     fn tell_watches(&mut self) {
         let hosts: Vec<HostName> = self.contact.keys().cloned().collect();
         self.actions.extend(hosts.into_iter().map(Action::Watch));
+        self.tell_process();
     }
 
     /// What to do next, in order; `None` until another event.
@@ -498,12 +542,6 @@ impl Rollout {
         }
         let of_host = self.plan.components.iter().filter_map(|c| self.at(host, &c.name));
         of_host.filter_map(|at| self.assignment(at)).collect()
-    }
-
-    /// What people and checks gave: approvals, attestations, the checklist.
-    #[must_use]
-    pub const fn given(&self) -> &Given {
-        &self.given
     }
 
     /// It holds its targets: no other rollout may touch them. One that only
@@ -622,7 +660,7 @@ impl Rollout {
             confirm_within: self.plan.limits.confirm_within,
             accept_drift: self.plan.limits.accept_drift,
             integration: order.integration,
-            reversible: true,
+            reversible: self.past_return().is_none(),
         })
     }
 

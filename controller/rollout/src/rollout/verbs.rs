@@ -35,6 +35,8 @@ impl Rollout {
             (Verb::Resume, S::Running | S::Baking | S::Watching) | (Verb::Rollback, S::RollingBack) => return Ok(()),
             (Verb::Pause, S::Paused) if self.paused_by.is_some() => return Ok(()),
             (Verb::Halt, _) if self.halting.is_some() => return Ok(()),
+            (Verb::Halt, S::AwaitingApproval | S::Scheduled) => None,
+            (_, S::AwaitingApproval | S::Scheduled) => return refuse(&self.waiting_hint(now)),
             (Verb::Pause, S::Running | S::Baking | S::Watching) if self.halting.is_none() => Some(S::Paused),
             // A rollout that stopped by itself stays where it is when that is over.
             (Verb::Pause, S::Paused) => None,
@@ -71,7 +73,7 @@ impl Rollout {
         self.refused_word(verb.word(), hint)
     }
 
-    fn refused_word(&self, word: &'static str, hint: String) -> VerbError {
+    pub(super) fn refused_word(&self, word: &'static str, hint: String) -> VerbError {
         VerbError { id: self.id.to_string(), state: self.state, word, hint }
     }
 
@@ -90,6 +92,11 @@ impl Rollout {
         if self.waits_for_switch() {
             return Err(self.refused(Verb::Resume, "every side is prepared and waits: `promote` moves the traffic".to_string()));
         }
+        if let Some(why) = self.closed_now(now, false).filter(|_| self.waits_for_window()) {
+            let what = if why.starts_with("a freeze") { "freeze" } else { "window" };
+            return Err(self.refused(Verb::Resume, format!("{why}; `tidegate rollout override ID --what {what}` goes on by name")));
+        }
+        let lost = self.lost_task();
         let asked = self.asked_at.is_some();
         self.append(now, Record::Said { verb: Verb::Resume, by: by.into(), reason: because.clone() });
         if asked {
@@ -97,8 +104,16 @@ impl Rollout {
             let wave = self.gate.as_ref().map_or(0, |g| g.wave);
             self.append(now, Record::Gate { stage: self.passed, wave, step: GateStep::Extended, reason: because.clone() });
         }
+        if let Some(task) = lost {
+            self.task_again(now, &task);
+        }
         self.unpause(now, because);
         Ok(())
+    }
+
+    /// Something is left that only goes forward while windows and freezes allow.
+    pub(super) fn waits_for_window(&self) -> bool {
+        self.gate.is_none() && matches!(self.step, Step::Tasks | Step::Swapping | Step::Switching) && !self.all_settled()
     }
 
     /// Blue-green, manual: traffic waits for a person.
@@ -114,6 +129,12 @@ impl Rollout {
             return Err(self.refused(verb, super::triggers::hint(open, &when)));
         }
         let said = Record::Said { verb, by: by.into(), reason: because.clone() };
+        if let Some(task) = self.lost_task() {
+            self.append(now, said);
+            self.task_counts(now, &task, &because);
+            self.unpause(now, because);
+            return Ok(());
+        }
         if self.waits_for_switch() {
             self.append(now, said);
             self.unpause(now, because);
@@ -177,6 +198,11 @@ impl Rollout {
 
     /// A person attests an item of the plan.
     pub(super) fn attest(&mut self, now: Timestamp, item: &str, by: &str, note: &str) -> Result<(), VerbError> {
+        if let Some(fits) = self.attest_process(item) {
+            fits?;
+            self.append(now, Record::Attested { item: item.into(), by: by.into(), note: note.into() });
+            return Ok(());
+        }
         let items: Vec<&str> = self.plan.gating.stages.iter().flat_map(|s| &s.attest).map(String::as_str).collect();
         if !items.contains(&item) {
             let known =

@@ -12,7 +12,7 @@ use crate::record::{RolloutState, WaveState};
 use crate::rollout::Rollout;
 
 /// A rollout whose source is in error goes on by itself, until a person is asked.
-pub(super) fn waits_for_person(rollout: &Rollout) -> bool {
+pub(crate) fn waits_for_person(rollout: &Rollout) -> bool {
     let only_blind = rollout.blind_since.is_some()
         && rollout.blind_asked.is_none()
         && rollout.paused_by().is_none()

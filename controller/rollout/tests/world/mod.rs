@@ -73,6 +73,10 @@ pub struct World {
     states: BTreeMap<(HostName, ComponentName), TargetState>,
     inbox: Vec<Order>,
     watched: BTreeMap<HostName, Vec<Watch>>,
+    /// Every attempt that a host began.
+    pub tasks_run: Vec<(u16, TaskRun, u32)>,
+    /// How tasks end, where not well.
+    pub task_ends: BTreeMap<(u16, TaskRun), TaskState>,
     /// The controller is killed once its journal has so many records.
     pub kill_at: Option<usize>,
     pub killed: bool,
@@ -88,6 +92,7 @@ enum Order {
     Assign(HostName, Assignment),
     Side(HostName, SideAssignment),
     Switch(HostName, SwitchOrder),
+    Tasks(HostName),
 }
 
 fn tree_of(release: &Release) -> Digest {
@@ -193,6 +198,8 @@ impl World {
             states: BTreeMap::new(),
             inbox: Vec::new(),
             watched: BTreeMap::new(),
+            tasks_run: Vec::new(),
+            task_ends: BTreeMap::new(),
             kill_at: None,
             killed: false,
         };
@@ -222,7 +229,8 @@ impl World {
                 Action::Send(host, assignment) => self.inbox.push(Order::Assign(host, assignment)),
                 Action::SendSide(host, order) => self.inbox.push(Order::Side(host, order)),
                 Action::SendSwitch(host, order) => self.inbox.push(Order::Switch(host, order)),
-                Action::Watch(_) => {}
+                Action::Watch(_) | Action::Outages(_) => {}
+                Action::Tasks(host) => self.inbox.push(Order::Tasks(host)),
             }
         }
         if self.kill_at.is_some_and(|at| self.journal.len() >= at) {
@@ -260,9 +268,37 @@ impl World {
                 Order::Assign(host, order) if self.hears(&host) => self.obey(&host, &order),
                 Order::Side(host, order) if self.hears(&host) => self.obey_side(&host, &order),
                 Order::Switch(host, order) if self.hears(&host) => self.obey_switch(&host, &order),
+                Order::Tasks(host) if self.hears(&host) => self.obey_tasks(&host),
                 _ => {}
             }
         }
+    }
+
+    /// Runs what was not run: as scripted by task and command, else it ends well.
+    pub fn obey_tasks(&mut self, host: &HostName) {
+        for order in self.rollout.task_orders(host) {
+            let key = (order.index, order.what, order.attempt);
+            if self.tasks_run.contains(&key) {
+                continue;
+            }
+            self.tasks_run.push(key);
+            let state = self.task_ends.get(&(order.index, order.what)).copied().unwrap_or(TaskState::Done);
+            self.say_task(host, &order, state);
+        }
+    }
+
+    pub fn say_task(&mut self, host: &HostName, order: &TaskOrder, state: TaskState) {
+        let report = TaskReport {
+            rollout: order.rollout.clone(),
+            index: order.index,
+            what: order.what,
+            attempt: order.attempt,
+            state,
+            note: format!("note of {}", order.index),
+            started_at_unix_ms: self.now.0,
+            duration_ms: 1_000,
+        };
+        self.handle(Event::Task(host, &report)).unwrap();
     }
 
     fn hears(&self, host: &HostName) -> bool {
