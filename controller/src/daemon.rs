@@ -132,7 +132,7 @@ async fn run(config: &Config, opened: Opened) -> Result<(), DaemonError> {
     // Ends with the core.
     tokio::spawn(sources::run(sources.clone(), core_handle.clone(), wants));
 
-    let sessions = Sessions::new(core_handle.clone(), depot.clone());
+    let sessions = Sessions::new(core_handle.clone(), depot.clone(), store.clone());
     let operators = Operators::new(core_handle.clone(), store.clone(), depot, sources, clock, ca.pin());
     let enrolment = Enrolment { ca, store, core: core_handle.clone(), clock };
 

@@ -10,7 +10,7 @@
 //! `preflight`, `stage`, `cancel`, `swap`, `confirm`):
 //! - `controller.append.before.KIND`: decided, not in the journal
 //! - `controller.append.after.KIND`: in the journal, nothing sent or answered
-//! - `controller.sent.after.ordered-…`, `controller.sent.after.switch`: given to the host's connection, and time
+//! - `controller.sent.after.ordered-…`, `controller.sent.after.switch`, `controller.sent.after.tasks`: given to the host's connection, and time
 //!   passed for it to leave; whatever the host says to it is not heard
 
 use std::sync::OnceLock;
@@ -80,6 +80,16 @@ pub async fn sent(assignment: &Assignment) {
 pub async fn sent_switch() {
     if let Some(armed) = armed()
         && armed.fires("controller.sent.after.switch")
+    {
+        tokio::time::sleep(LEAVE).await;
+        die();
+    }
+}
+
+/// The point after a list of tasks was written to its stream.
+pub async fn sent_tasks() {
+    if let Some(armed) = armed()
+        && armed.fires("controller.sent.after.tasks")
     {
         tokio::time::sleep(LEAVE).await;
         die();

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use tidegate_protocol::{Assignment, ComponentName, Side, SideAssignment, SwitchOrder, Watch};
+use tidegate_protocol::{Assignment, ComponentName, JournalHead, Side, SideAssignment, SwitchOrder, TaskOrder, Watch};
 use tokio::sync::Notify;
 
 use crate::registry::Labels;
@@ -32,6 +32,12 @@ pub enum Word {
     Switch(SwitchOrder),
     /// Everything that shall be measured there, whole.
     Watch(Vec<Watch>),
+    /// The host's tasks, whole.
+    Tasks(Vec<TaskOrder>),
+    /// Whose outages shall be observed there, whole.
+    Outages(Vec<ComponentName>),
+    /// The journal's newest record.
+    Head(JournalHead),
 }
 
 /// What is to be said, in this order.
@@ -47,6 +53,12 @@ pub struct Words {
     pub switches: Vec<SwitchOrder>,
     /// The whole list, if it was said anew.
     pub watches: Option<Vec<Watch>>,
+    /// The whole list, if it was said anew.
+    pub tasks: Option<Vec<TaskOrder>>,
+    /// The whole list, if it was said anew.
+    pub outages: Option<Vec<ComponentName>>,
+    /// The newest one.
+    pub head: Option<JournalHead>,
     /// Then nothing more.
     pub goodbye: Option<Goodbye>,
 }
@@ -58,6 +70,9 @@ impl Words {
             && self.sides.is_empty()
             && self.switches.is_empty()
             && self.watches.is_none()
+            && self.tasks.is_none()
+            && self.outages.is_none()
+            && self.head.is_none()
             && self.goodbye.is_none()
     }
 }
@@ -69,6 +84,9 @@ struct Slots {
     sides: BTreeMap<(ComponentName, Side), SideAssignment>,
     switches: BTreeMap<ComponentName, SwitchOrder>,
     watches: Option<Vec<Watch>>,
+    tasks: Option<Vec<TaskOrder>>,
+    outages: Option<Vec<ComponentName>>,
+    head: Option<JournalHead>,
     goodbye: Option<Goodbye>,
 }
 
@@ -90,6 +108,13 @@ impl Outbox {
             }
             Word::Switch(new) => newest(&mut slots.switches, new.component.clone(), new, |s| s.generation),
             Word::Watch(watches) => slots.watches = Some(watches),
+            Word::Tasks(tasks) => slots.tasks = Some(tasks),
+            Word::Outages(components) => slots.outages = Some(components),
+            Word::Head(head) => {
+                if slots.head.is_none_or(|old| old.seq <= head.seq) {
+                    slots.head = Some(head);
+                }
+            }
         });
     }
 
@@ -129,6 +154,9 @@ impl Outbox {
             sides: std::mem::take(&mut slots.sides).into_values().collect(),
             switches: std::mem::take(&mut slots.switches).into_values().collect(),
             watches: slots.watches.take(),
+            tasks: slots.tasks.take(),
+            outages: slots.outages.take(),
+            head: slots.head.take(),
             goodbye: slots.goodbye,
         }
     }
@@ -189,10 +217,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_empty_watch_list_is_a_word() {
+    async fn an_empty_list_is_a_word() {
         let outbox = Outbox::default();
-        outbox.put(Word::Watch(vec![]));
-        assert_eq!(outbox.take().await.watches, Some(vec![]));
+        for word in [Word::Watch(vec![]), Word::Tasks(vec![]), Word::Outages(vec![])] {
+            outbox.put(word);
+        }
+        let said = outbox.take().await;
+        assert_eq!((said.watches, said.tasks, said.outages), (Some(vec![]), Some(vec![]), Some(vec![])));
+        assert!(outbox.now().is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_the_newest_head_is_said() {
+        let head = |seq| JournalHead { seq, hash: tidegate_protocol::Digest::of(&[1]) };
+        let outbox = Outbox::default();
+        for seq in [3, 9, 4] {
+            outbox.put(Word::Head(head(seq)));
+        }
+        assert_eq!(outbox.take().await.head, Some(head(9)));
         assert!(outbox.now().is_empty());
     }
 }

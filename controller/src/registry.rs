@@ -10,7 +10,8 @@ use std::sync::Arc;
 use tidegate_protocol::report::{AgentFacts, Progress, ServiceState};
 use tidegate_protocol::side::SwitchProgress;
 use tidegate_protocol::{
-    ComponentName, ComponentReport, Digest, Generation, HostName, Millis, ReleaseRef, Report, RolloutId, Side, SidesReport, Timestamp,
+    ComponentName, ComponentReport, Digest, Generation, HostName, JournalHead, Millis, ReleaseRef, Report, RolloutId, Side, SidesReport,
+    Timestamp, VarDigest,
 };
 use tidegate_rollout::FleetHost;
 use tidegate_rollout::plan::{FleetComponent, FleetSides};
@@ -73,6 +74,12 @@ pub struct Host {
     /// Its last word about components with sides; a report without them leaves
     /// them as they are.
     pub sides: Vec<SidesReport>,
+    /// Its `[vars]`, as it said at its hello; none if it did not. Not kept over a restart.
+    pub vars: Option<Vec<VarDigest>>,
+    /// The journal's head that it remembers. Not kept over a restart: it says it again.
+    pub head: Option<JournalHead>,
+    /// What did not fit about a head that it said.
+    pub head_finding: Option<String>,
     /// Last contact.
     pub last_seen: Option<Timestamp>,
     /// What was written to the store differs from what it last said.
@@ -118,6 +125,9 @@ impl From<HostRow> for Host {
             agent: row.agent,
             report: row.last_report,
             sides: row.last_sides,
+            vars: None,
+            head: None,
+            head_finding: None,
             last_seen: row.last_seen,
             unsaved: false,
             owners: BTreeMap::new(),
@@ -156,6 +166,10 @@ impl Registry {
             for session in known.sessions.iter().filter(|s| s.spki != host.spki) {
                 session.outbox.part(Goodbye::OtherKey);
             }
+            if known.spki == host.spki {
+                (host.vars, host.head) = (known.vars, known.head);
+            }
+            host.head_finding = known.head_finding;
             host.owners = known.owners;
             host.sessions = known.sessions;
         }

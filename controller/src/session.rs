@@ -10,19 +10,22 @@ use std::time::Duration;
 use tidegate_net::{FrameReceiver, FrameSender, PeerIdentity, StreamError, close, quinn};
 use tidegate_protocol::limits::{
     BUCKETS_MAX, COMPONENTS_MAX, CONTROL_FRAME_BYTES_MAX, FETCH_DIGESTS_MAX, MESSAGE_BYTES_MAX, METRIC_NAME_BYTES_MAX, OBSERVERS_MAX,
-    SMOKE_TESTS_MAX,
+    OUTAGES_MAX, SMOKE_TESTS_MAX, TASKS_MAX, VARS_MAX,
 };
-use tidegate_protocol::message::{FetchHeader, FetchRequest, ToAgent, ToController, VERSION_WATCH, VERSIONS};
+use tidegate_protocol::message::{FetchHeader, FetchRequest, ToAgent, ToController, VERSION_PROCESS, VERSION_WATCH, VERSIONS};
 use tidegate_protocol::metric::Reading;
-use tidegate_protocol::{ComponentReport, Digest, HostName, Report, Samples, Side, SidesReport, Watch};
+use tidegate_protocol::{
+    ComponentReport, Digest, HostName, JournalHead, Outages, Report, Samples, Side, SidesReport, TaskReport, VarDigest, Watch,
+};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::core::{Admitted, CoreHandle, Input};
+use crate::core::{Admitted, CoreHandle, HeadCheck, Input};
 use crate::depot::Depot;
 use crate::failpoint;
 use crate::outbox::{Goodbye, Outbox};
+use crate::store::Store;
 
 /// Between two reports without a change.
 pub const REPORT_EVERY: Duration = Duration::from_secs(3);
@@ -36,12 +39,15 @@ pub const FETCHES_MAX: usize = 64;
 const CHUNK_BYTES: usize = 256 * 1024;
 /// A peer that takes no byte for so long is cut.
 const WRITE_STALL: Duration = Duration::from_secs(60);
+/// Longest name of what is probed for outages, and of a name in `[vars]`, bytes.
+const PROBE_BYTES_MAX: usize = 1_024;
 
 /// What every session shares; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Sessions {
     core: CoreHandle,
     depot: Arc<Depot>,
+    store: Store,
     fetches: Arc<Semaphore>,
 }
 
@@ -75,8 +81,8 @@ enum Ended {
 impl Sessions {
     /// For all agents of a controller.
     #[must_use]
-    pub fn new(core: CoreHandle, depot: Arc<Depot>) -> Self {
-        Self { core, depot, fetches: Arc::new(Semaphore::new(FETCHES_MAX)) }
+    pub fn new(core: CoreHandle, depot: Arc<Depot>, store: Store) -> Self {
+        Self { core, depot, store, fetches: Arc::new(Semaphore::new(FETCHES_MAX)) }
     }
 
     /// Serves one connection until it ends.
@@ -153,6 +159,8 @@ impl Sessions {
     }
 
     async fn listen(&self, recv: &mut FrameReceiver, host: &HostName, session: u64) -> Result<std::convert::Infallible, Ended> {
+        // Of the heads it says only the first is looked up: the others it has from us.
+        let mut remembered = false;
         loop {
             let frame = timeout(SILENCE_MAX, recv.receive::<ToController>(CONTROL_FRAME_BYTES_MAX)).await.map_err(|_| Ended::Silent)??;
             match frame {
@@ -171,10 +179,40 @@ impl Sessions {
                     let input = Input::Sides { host: host.clone(), session, sides };
                     self.core.send(input).await.map_err(|_| Ended::Stopping)?;
                 }
-                Some(ToController::Tasks(_) | ToController::Outages(_) | ToController::Vars(_) | ToController::Head(_)) => {}
+                Some(ToController::Tasks(tasks)) => {
+                    check_tasks(&tasks)?;
+                    let input = Input::Tasks { host: host.clone(), session, tasks };
+                    self.core.send(input).await.map_err(|_| Ended::Stopping)?;
+                }
+                Some(ToController::Outages(outages)) => {
+                    check_outages(&outages)?;
+                    let input = Input::Outages { host: host.clone(), session, outages };
+                    self.core.send(input).await.map_err(|_| Ended::Stopping)?;
+                }
+                Some(ToController::Vars(vars)) => {
+                    check_vars(&vars)?;
+                    let input = Input::Vars { host: host.clone(), session, vars };
+                    self.core.send(input).await.map_err(|_| Ended::Stopping)?;
+                }
+                Some(ToController::Head(head)) => {
+                    let check = if remembered { HeadCheck::Unknown } else { self.compare(head).await };
+                    remembered = true;
+                    let input = Input::Head { host: host.clone(), session, head, check };
+                    self.core.send(input).await.map_err(|_| Ended::Stopping)?;
+                }
                 Some(ToController::Hello { .. }) => return Err(Ended::SecondHello),
                 None => return Err(Ended::Finished),
             }
+        }
+    }
+
+    /// Whether our journal has what a host remembers. Whether its end is missing is
+    /// the core's to say.
+    async fn compare(&self, head: JournalHead) -> HeadCheck {
+        match self.store.hash_of(head.seq).await {
+            Ok(Some(hash)) if hash == head.hash => HeadCheck::Fits,
+            Ok(Some(_)) => HeadCheck::Differs,
+            Ok(None) | Err(_) => HeadCheck::Unknown,
         }
     }
 
@@ -208,7 +246,7 @@ async fn refuse(send: &mut FrameSender, reason: String) -> Ended {
 }
 
 async fn speak(send: &mut FrameSender, outbox: &Outbox, host: &HostName, version: u16) -> Result<std::convert::Infallible, Ended> {
-    let mut told_old = false;
+    let (mut told_old, mut told_no_tasks) = (false, false);
     loop {
         let mut words = outbox.take().await;
         let asks = !words.sides.is_empty() || !words.switches.is_empty() || words.watches.as_ref().is_some_and(|w| !w.is_empty());
@@ -218,6 +256,13 @@ async fn speak(send: &mut FrameSender, outbox: &Outbox, host: &HostName, version
                 told_old = true;
             }
             (words.sides, words.switches, words.watches) = (Vec::new(), Vec::new(), None);
+        }
+        if version < VERSION_PROCESS {
+            if words.tasks.as_ref().is_some_and(|t| !t.is_empty()) && !told_no_tasks {
+                tracing::warn!(%host, version, "this agent cannot run tasks: upgrade it; a rollout waits for its task there");
+                told_no_tasks = true;
+            }
+            (words.tasks, words.outages, words.head) = (None, None, None);
         }
         if let Some(labels) = words.labels {
             send.send(&ToAgent::Labels(labels), CONTROL_FRAME_BYTES_MAX).await?;
@@ -242,6 +287,19 @@ async fn speak(send: &mut FrameSender, outbox: &Outbox, host: &HostName, version
         }
         if let Some(watches) = words.watches {
             watch(send, host, watches).await?;
+        }
+        if let Some(tasks) = words.tasks {
+            let orders = !tasks.is_empty();
+            send.send(&ToAgent::Tasks(tasks), CONTROL_FRAME_BYTES_MAX).await?;
+            if orders {
+                failpoint::sent_tasks().await;
+            }
+        }
+        if let Some(components) = words.outages {
+            send.send(&ToAgent::Outages(components), CONTROL_FRAME_BYTES_MAX).await?;
+        }
+        if let Some(head) = words.head {
+            send.send(&ToAgent::Head(head), CONTROL_FRAME_BYTES_MAX).await?;
         }
         match words.goodbye {
             Some(Goodbye::Superseded) => return Err(Ended::Superseded),
@@ -293,6 +351,47 @@ fn check_sides(sides: &[SidesReport]) -> Result<(), Ended> {
     }
     let mut names: Vec<_> = sides.iter().map(|s| &s.component).collect();
     once(&mut names, "a component with sides twice")
+}
+
+fn check_tasks(tasks: &[TaskReport]) -> Result<(), Ended> {
+    if tasks.len() > TASKS_MAX {
+        return Err(Ended::Limit("too many tasks"));
+    }
+    if tasks.iter().any(|t| t.note.len() > MESSAGE_BYTES_MAX) {
+        return Err(Ended::Limit("the note of a task is too long"));
+    }
+    let mut attempts: Vec<_> = tasks.iter().map(|t| (&t.rollout, t.index, t.what, t.attempt)).collect();
+    once(&mut attempts, "an attempt of a task twice")
+}
+
+fn check_outages(outages: &[Outages]) -> Result<(), Ended> {
+    if outages.len() > COMPONENTS_MAX {
+        return Err(Ended::Limit("outages of too many components"));
+    }
+    for of in outages {
+        if of.probe.len() > PROBE_BYTES_MAX {
+            return Err(Ended::Limit("what is probed for outages is too long"));
+        }
+        if of.intervals.len() > OUTAGES_MAX {
+            return Err(Ended::Limit("too many outages of one component"));
+        }
+        if of.intervals.iter().any(|i| i.to_unix_ms != 0 && i.to_unix_ms < i.from_unix_ms) {
+            return Err(Ended::Limit("an outage ends before it begins"));
+        }
+    }
+    let mut names: Vec<_> = outages.iter().map(|o| &o.component).collect();
+    once(&mut names, "outages of a component twice")
+}
+
+fn check_vars(vars: &[VarDigest]) -> Result<(), Ended> {
+    if vars.len() > VARS_MAX {
+        return Err(Ended::Limit("too many names in [vars]"));
+    }
+    if vars.iter().any(|v| v.name.len() > PROBE_BYTES_MAX) {
+        return Err(Ended::Limit("a name in [vars] is too long"));
+    }
+    let mut names: Vec<_> = vars.iter().map(|v| v.name.as_str()).collect();
+    once(&mut names, "a name in [vars] twice")
 }
 
 fn check_samples(samples: &[Samples]) -> Result<(), Ended> {

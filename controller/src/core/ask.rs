@@ -56,6 +56,11 @@ impl State {
                 let (item, note) = (named(item, "--item")?, said(note, "--note")?);
                 self.person(now, &id, "attested", Event::Attested { item: &item, by, note: &note })
             }
+            Request::FreezeAdd { reason, from, until, environment, selector } => {
+                self.freeze_add(now, by, super::fleet::Wanted { reason, from, until, environment, selector })
+            }
+            Request::FreezeList { all } => self.freeze_list(now, all),
+            Request::FreezeRemove { freeze, reason } => self.freeze_remove(now, by, freeze, reason),
             // The server answers these itself.
             Request::Version
             | Request::TokenCreate { .. }
@@ -76,9 +81,6 @@ impl State {
             | Request::RolloutReview { .. }
             | Request::RolloutClose { .. }
             | Request::RolloutDocs { .. }
-            | Request::FreezeAdd { .. }
-            | Request::FreezeList { .. }
-            | Request::FreezeRemove { .. }
             | Request::NotifyTest { .. }
             | Request::AuditVerify
             | Request::AuditExport { .. } => Err(unprepared()),
@@ -138,6 +140,7 @@ impl State {
                 session.outbox.label(labels.clone());
             }
             self.batch.changes.push(HostChange::Labels(host.clone(), labels));
+            self.fleet.changed = true;
         }
         self.host_show(now, host)
     }
@@ -489,7 +492,7 @@ pub(crate) fn check_labels(labels: &Labels) -> Result<(), ErrorDoc> {
     Ok(())
 }
 
-fn reason_of(reason: String) -> Result<String, ErrorDoc> {
+pub(super) fn reason_of(reason: String) -> Result<String, ErrorDoc> {
     if reason.len() > REASON_BYTES_MAX {
         return Err(ErrorDoc::new(ErrorCode::Usage, format!("the reason has {} bytes, at most {REASON_BYTES_MAX} are kept", reason.len())));
     }
@@ -509,7 +512,7 @@ fn named(name: String, what: &str) -> Result<String, ErrorDoc> {
 }
 
 /// Words that must not be missing: somebody will ask for them later.
-fn said(text: String, what: &str) -> Result<String, ErrorDoc> {
+pub(super) fn said(text: String, what: &str) -> Result<String, ErrorDoc> {
     let text = reason_of(text)?;
     if text.trim().is_empty() {
         return Err(ErrorDoc::new(ErrorCode::Usage, format!("{what} is empty")).fix("say what was seen: it goes into the journal"));

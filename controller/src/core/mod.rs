@@ -6,17 +6,21 @@
 //! is ahead of the journal. Must not: decide how a rollout goes, do I/O itself.
 
 mod ask;
+mod fleet;
 #[cfg(test)]
 mod gate_tests;
 mod state;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_protocol::report::AgentFacts;
-use tidegate_protocol::{Digest, HostName, Release, ReleaseRef, Report, RolloutId, Samples, SidesReport, Timestamp};
+use tidegate_protocol::{
+    Digest, HostName, JournalHead, Outages, Release, ReleaseRef, Report, RolloutId, Samples, SidesReport, TaskReport, Timestamp, VarDigest,
+};
 use tidegate_rollout::gate::Group;
 use tidegate_rollout::{DrillScope, Fetched, RolloutState, Spec};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -28,12 +32,13 @@ use crate::operator::msg::{ErrorDoc, Request};
 use crate::outbox::Outbox;
 use crate::registry::{Labels, NotAdmitted};
 use crate::sources::Wanted;
-use crate::store::{HostRow, Loaded, Store, StoreError};
+use crate::store::{Append, HostRow, Loaded, Store, StoreError};
 
 pub(crate) use ask::{check_labels, json, no_rollout};
 pub use state::State;
 #[cfg(test)]
 pub(crate) use tests::started as test_started;
+pub use witness::Witness;
 
 /// Inputs that may wait; senders wait beyond it.
 const QUEUE: usize = 1_024;
@@ -89,6 +94,49 @@ pub enum Input {
         /// One per component.
         sides: Vec<SidesReport>,
     },
+    /// A host's tasks, whole, within the limits.
+    Tasks {
+        /// Who.
+        host: HostName,
+        /// On which session.
+        session: u64,
+        /// Those it knows of.
+        tasks: Vec<TaskReport>,
+    },
+    /// Times without service, whole, within the limits.
+    Outages {
+        /// Who.
+        host: HostName,
+        /// On which session.
+        session: u64,
+        /// One per component that is observed.
+        outages: Vec<Outages>,
+    },
+    /// A host's `[vars]` by digest, whole, within the limits.
+    Vars {
+        /// Who.
+        host: HostName,
+        /// On which session.
+        session: u64,
+        /// One per name.
+        vars: Vec<VarDigest>,
+    },
+    /// The head that a host remembers.
+    Head {
+        /// Who.
+        host: HostName,
+        /// On which session.
+        session: u64,
+        /// What it keeps.
+        head: JournalHead,
+        /// Whether the store has it.
+        check: HeadCheck,
+    },
+    /// Somebody compares the journal with what hosts remember.
+    Witnesses {
+        /// All that said something.
+        reply: oneshot::Sender<Vec<Witness>>,
+    },
     /// A fetch ended.
     Fetched {
         /// For which rollout.
@@ -129,6 +177,28 @@ pub enum Input {
     },
     /// Write down what was not, and end.
     Stop,
+}
+
+/// A head that a host remembers, compared with the record of that number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadCheck {
+    /// The same.
+    Fits,
+    /// Another one.
+    Differs,
+    /// Not compared, or there is none of that number.
+    Unknown,
+}
+
+/// How a route of notifications answered its last test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteTest {
+    /// When.
+    pub at: Timestamp,
+    /// The other side took it.
+    pub ok: bool,
+    /// What it said.
+    pub detail: String,
 }
 
 /// A JSON document, or why not.
@@ -211,6 +281,16 @@ impl CoreHandle {
         answer.await.map_err(|_| Stopping)
     }
 
+    /// What hosts remember of the journal.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn witnesses(&self) -> Result<Vec<Witness>, Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Witnesses { reply }).await?;
+        answer.await.map_err(|_| Stopping)
+    }
+
     /// Follows a rollout.
     ///
     /// # Errors
@@ -266,19 +346,20 @@ pub async fn run(
 /// Appends what was decided, then sends and answers.
 async fn settle(state: &mut State, store: &Store, now: Timestamp, wanted: &watch::Sender<Vec<Wanted>>) -> Result<(), StoreError> {
     let outcome = state.settle(now);
-    if !outcome.records.is_empty() || !outcome.changes.is_empty() {
+    if !outcome.records.is_empty() || !outcome.changes.is_empty() || !outcome.fleet.is_empty() {
         let kinds: Vec<String> = outcome.records.iter().map(|r| failpoint::kind(&r.record)).collect();
         for kind in &kinds {
             failpoint::hit(|| format!("controller.append.before.{kind}"));
         }
         let touched: Vec<RolloutId> = outcome.records.iter().map(|r| r.rollout.clone()).collect();
-        let first = store.append(outcome.records, outcome.changes).await?;
+        let appended = store.append(Append { fleet: outcome.fleet, records: outcome.records, changes: outcome.changes }).await?;
         for kind in &kinds {
             failpoint::hit(|| format!("controller.append.after.{kind}"));
         }
-        state.appended(first, &touched);
+        state.appended(appended, &touched);
     }
     state.send(outcome.sends);
+    state.tell_heads(now);
     if let Some(fetches) = outcome.fetches {
         wanted.send_replace(fetches);
     }

@@ -8,11 +8,13 @@ use tidegate_rollout::gate::{Group, MetricSource};
 use tidegate_rollout::{Action, Event, Fetch, Fetched, Record, Rollout};
 use tokio::sync::watch;
 
+use super::fleet::FleetLog;
+use super::witness::Heads;
 use super::{Admitted, Followed, Input, Tick};
 use crate::outbox::Word;
 use crate::registry::{Opened, Registry};
 use crate::sources::Wanted;
-use crate::store::{HostChange, Loaded, NewRecord};
+use crate::store::{Appended, HostChange, Loaded, NewFleet, NewRecord};
 
 /// The fleet, the rollouts, and what the current batch has decided so far.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub struct State {
     pub(super) epoch: u32,
     pub(super) registry: Registry,
     pub(super) rollouts: BTreeMap<RolloutId, Entry>,
+    pub(super) fleet: FleetLog,
+    pub(super) heads: Heads,
     /// Those that have not ended: a fleet has few of them and many that have.
     live: BTreeSet<RolloutId>,
     /// Rollouts that may have something to do.
@@ -36,12 +40,15 @@ pub(super) struct Entry {
     ticks: watch::Sender<Tick>,
     /// What it last wanted fetched.
     fetches: Vec<Fetch>,
+    /// The freeze that it was last told of.
+    pub(super) frozen: Option<String>,
 }
 
 impl Entry {
     fn new(rollout: Rollout, first_seq: u64, last_seq: u64) -> Self {
         let tick = Tick { seq: last_seq, state: rollout.state() };
-        Self { rollout, first_seq, ticks: watch::channel(tick).0, fetches: Vec::new() }
+        let frozen = rollout.given().freeze.clone();
+        Self { rollout, first_seq, ticks: watch::channel(tick).0, fetches: Vec::new(), frozen }
     }
 
     /// Whether it can ever want something fetched: making the list of a large
@@ -58,6 +65,7 @@ type Reply = Box<dyn FnOnce() + Send>;
 pub(super) struct Batch {
     /// Hosts that must hear all their assignments.
     hellos: BTreeSet<HostName>,
+    pub(super) fleet: Vec<NewFleet>,
     pub(super) changes: Vec<HostChange>,
     pub(super) replies: Vec<Reply>,
 }
@@ -71,6 +79,8 @@ impl std::fmt::Debug for Batch {
 /// What a batch came to: append, then send, then answer.
 #[derive(Default)]
 pub struct Outcome {
+    /// First.
+    pub fleet: Vec<NewFleet>,
     /// In order.
     pub records: Vec<NewRecord>,
     /// In the same transaction.
@@ -97,6 +107,8 @@ impl State {
             epoch: loaded.epoch,
             registry: Registry::default(),
             rollouts: BTreeMap::new(),
+            fleet: FleetLog::default(),
+            heads: Heads::new(loaded.head),
             live: BTreeSet::new(),
             touched: BTreeSet::new(),
             refetch: BTreeSet::new(),
@@ -104,6 +116,9 @@ impl State {
         };
         for row in loaded.hosts {
             state.registry.joined(row);
+        }
+        for (at, record) in &loaded.fleet {
+            state.fleet.apply(*at, record);
         }
         for (host, component, generation, owner) in loaded.generations {
             state.registry.owned(&host, &component, generation, &owner);
@@ -134,7 +149,7 @@ impl State {
     /// When [`State::tick`] has something to do.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Timestamp> {
-        self.alive().filter_map(|(_, e)| e.rollout.poll_timeout()).min()
+        self.alive().filter_map(|(_, e)| e.rollout.poll_timeout()).chain(self.heads.due()).min()
     }
 
     /// Time has passed.
@@ -145,6 +160,7 @@ impl State {
             self.tell(now, &id, Event::Timeout);
             self.refetch.insert(id);
         }
+        self.look_at_freezes(now);
     }
 
     pub(super) fn alive(&self) -> impl Iterator<Item = (&RolloutId, &Entry)> {
@@ -178,6 +194,35 @@ impl State {
                     self.sided(now, &host, sides);
                 }
             }
+            Input::Tasks { host, session, tasks } => {
+                if self.speaks(&host, session) {
+                    for report in tasks.iter().filter(|t| self.rollouts.contains_key(&t.rollout)).collect::<Vec<_>>() {
+                        self.tell(now, &report.rollout, Event::Task(&host, report));
+                    }
+                }
+            }
+            Input::Outages { host, session, outages } => {
+                if self.speaks(&host, session) {
+                    for of in &outages {
+                        for id in self.concerned(&host, Some(&of.component)) {
+                            self.tell(now, &id, Event::Outages(&host, of));
+                        }
+                    }
+                }
+            }
+            Input::Vars { host, session, vars } => {
+                if self.speaks(&host, session)
+                    && let Some(known) = self.registry.get_mut(&host)
+                {
+                    known.vars = Some(vars);
+                }
+            }
+            Input::Head { host, session, head, check } => {
+                if self.speaks(&host, session) {
+                    self.remembered(&host, head, check);
+                }
+            }
+            Input::Witnesses { reply } => drop(reply.send(self.witnesses())),
             Input::Fetched { rollout, metric, group, result } => self.fetched(now, &rollout, &metric, group, result.as_ref()),
             Input::Gone { host, session } => self.gone(now, &host, session),
             Input::Joined(row) => {
@@ -324,14 +369,17 @@ impl State {
 
     /// Says to every rollout that has a word in this host whether it is in contact.
     fn contact(&mut self, now: Timestamp, host: &HostName, up: bool) {
-        let owners: BTreeSet<RolloutId> =
+        let mut owners: BTreeSet<RolloutId> =
             self.registry.get(host).into_iter().flat_map(|h| h.owners.values()).map(|(_, id)| id.clone()).collect();
+        // A task may run where nothing is changed.
+        let runs_tasks = |e: &Entry| e.rollout.plan().process.tasks.iter().any(|t| &t.host == host);
+        owners.extend(self.alive().filter(|(_, e)| runs_tasks(e)).map(|(id, _)| id.clone()));
         for id in owners {
             self.tell(now, &id, Event::Contact(host, up));
         }
     }
 
-    fn tell(&mut self, now: Timestamp, id: &RolloutId, event: Event<'_>) {
+    pub(super) fn tell(&mut self, now: Timestamp, id: &RolloutId, event: Event<'_>) {
         if let Some(entry) = self.rollouts.get_mut(id) {
             if let Err(error) = entry.rollout.handle(now, event) {
                 // Only a person's word can be refused, and those go through `ask`.
@@ -359,6 +407,7 @@ impl State {
         }
         // Numbered when its first record is.
         self.rollouts.insert(id.clone(), Entry::new(rollout, 0, 0));
+        self.fleet.changed = true;
         self.touch(&id);
     }
 
@@ -432,6 +481,7 @@ impl State {
             }
         }
         outcome.fetches = self.fetches();
+        outcome.fleet = std::mem::take(&mut self.batch.fleet);
         outcome.changes = std::mem::take(&mut self.batch.changes);
         outcome.replies = std::mem::take(&mut self.batch.replies);
         outcome
@@ -452,6 +502,7 @@ impl State {
             words.extend(rollout.sides(host).into_iter().filter(|s| &s.assignment.component == component).map(Word::Side));
             words.extend(rollout.switches(host).into_iter().filter(|s| &s.component == component).map(Word::Switch));
         }
+        words.extend(self.heads.word());
         words
     }
 
@@ -478,11 +529,11 @@ impl State {
         changed.then(all)
     }
 
-    /// Numbers what was appended: `first` is the number of the first record, whose
-    /// rollout is the first of `rollouts`.
-    pub fn appended(&mut self, first: u64, rollouts: &[RolloutId]) {
+    /// Numbers what was appended: the first record's rollout is the first of `rollouts`.
+    pub fn appended(&mut self, appended: Appended, rollouts: &[RolloutId]) {
+        self.heads.appended(appended.head);
         let mut span: BTreeMap<&RolloutId, (u64, u64)> = BTreeMap::new();
-        for (id, seq) in rollouts.iter().zip(first..) {
+        for (id, seq) in rollouts.iter().zip(appended.first..) {
             span.entry(id).or_insert((seq, seq)).1 = seq;
         }
         for (id, (oldest, seq)) in span {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tidegate_protocol::message::VERSION_WATCH;
 use tidegate_protocol::report::{AgentFacts, HostFacts, Progress, Running, ServiceState};
 use tidegate_protocol::{
-    Assignment, BootId, ComponentReport, Digest, Generation, HostName, Intent, Phase, Release, ReleaseRef, Report, RolloutId, Timestamp,
-    Watch,
+    Assignment, BootId, ComponentReport, Digest, Generation, HostName, Intent, JournalHead, Phase, Release, ReleaseRef, Report, RolloutId,
+    Timestamp, Watch,
 };
 use tidegate_rollout::{Record, RolloutState, Spec, Verb};
 use tokio::sync::oneshot;
@@ -18,7 +18,7 @@ use crate::operator::msg::{ErrorCode, Request};
 use crate::outbox::{Outbox, Word};
 use crate::registry::NotAdmitted;
 use crate::sources::Wanted;
-use crate::store::{HostRow, Loaded, NewRecord};
+use crate::store::{Appended, HostRow, Loaded, NewFleet, NewRecord};
 
 pub(super) fn manifest(version: &str) -> (ReleaseRef, Release) {
     let text = format!(
@@ -126,6 +126,7 @@ pub(super) struct Fleet {
     pub(super) journal: Vec<NewRecord>,
     pub(super) sent: Vec<(HostName, Assignment)>,
     pub(super) watched: Vec<(HostName, Vec<Watch>)>,
+    pub(super) fleet: Vec<NewFleet>,
     /// As published last.
     pub(super) fetches: Option<Vec<Wanted>>,
 }
@@ -133,7 +134,11 @@ pub(super) struct Fleet {
 impl Fleet {
     pub(super) fn new(hosts: &[&str]) -> Self {
         let loaded = Loaded { epoch: 1, hosts: hosts.iter().map(|h| row(h)).collect(), ..Loaded::default() };
-        Self { state: State::restore(loaded), now: Timestamp(1_000_000), journal: vec![], sent: vec![], watched: vec![], fetches: None }
+        Self::of(loaded, Timestamp(1_000_000))
+    }
+
+    fn of(loaded: Loaded, now: Timestamp) -> Self {
+        Self { state: State::restore(loaded), now, journal: vec![], sent: vec![], watched: vec![], fleet: vec![], fetches: None }
     }
 
     pub(super) fn input(&mut self, input: Input) {
@@ -146,12 +151,14 @@ impl Fleet {
         let first = self.journal.len() as u64 + 1;
         let touched: Vec<RolloutId> = outcome.records.iter().map(|r| r.rollout.clone()).collect();
         self.journal.extend(outcome.records);
-        self.state.appended(first, &touched);
+        let head = JournalHead { seq: self.journal.len() as u64, hash: Digest::of(b"head") };
+        self.fleet.extend(outcome.fleet);
+        self.state.appended(Appended { first, head: (head.seq > 0).then_some(head) }, &touched);
         for (host, word) in outcome.sends.clone() {
             match word {
                 Word::Assign(assignment) => self.sent.push((host, assignment)),
                 Word::Watch(watches) => self.watched.push((host, watches)),
-                Word::Side(_) | Word::Switch(_) => {}
+                Word::Side(_) | Word::Switch(_) | Word::Tasks(_) | Word::Outages(_) | Word::Head(_) => {}
             }
         }
         self.state.send(outcome.sends);
@@ -300,7 +307,7 @@ fn a_journal_refolded_says_the_same_assignments_again() {
         rollouts: vec![crate::store::LoadedRollout { id: started.id.clone(), first_seq: 1, last_seq: 9, records }],
         ..Loaded::default()
     };
-    let mut again = Fleet { state: State::restore(loaded), now: fleet.now, journal: vec![], sent: vec![], watched: vec![], fetches: None };
+    let mut again = Fleet::of(loaded, fleet.now);
     again.state.returned(again.now);
     again.settle();
     assert!(again.journal.iter().any(|r| r.record == Record::Returned));
@@ -384,8 +391,7 @@ fn a_word_of_before_a_restart_proves_nothing_and_a_restart_is_no_silence() {
     // Its row was written long ago: it may have been moved on since.
     let stale = HostRow { last_report, last_seen: Some(Timestamp(1)), ..row("a") };
     let loaded = Loaded { epoch: 1, hosts: vec![stale], ..Loaded::default() };
-    let mut again =
-        Fleet { state: State::restore(loaded), now: Timestamp(9_000_000), journal: vec![], sent: vec![], watched: vec![], fetches: None };
+    let mut again = Fleet::of(loaded, Timestamp(9_000_000));
     again.state.returned(again.now);
     assert_eq!(actions(&mut again), ["change"]);
     let two = again.start("1", None).unwrap();

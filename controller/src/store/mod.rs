@@ -6,6 +6,8 @@
 //! Work arrives on a bounded channel; what is queued together is committed
 //! together (one fsync for all), and answered only when it is durable.
 
+mod audit;
+mod fleet;
 mod hosts;
 mod journal;
 mod releases;
@@ -18,12 +20,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, Transaction};
-use tidegate_protocol::{ComponentName, Generation, HostName, RolloutId, Timestamp};
+use tidegate_protocol::{ComponentName, Generation, HostName, JournalHead, RolloutId, Timestamp};
 use tidegate_rollout::Record;
 use tokio::sync::{mpsc, oneshot};
 
+pub use audit::{BadRecord, ExportRow, Verified, verify_and_pick, verify_file};
+pub use fleet::{FleetRecord, NewFleet};
 pub use hosts::{HostChange, HostRow};
-pub use journal::{EventRow, NewRecord};
+pub use journal::{Append, Appended, EventRow, NewRecord};
 pub use releases::ReleaseRow;
 pub use tokens::{Grant, NewToken, Redeem, TokenRefused};
 
@@ -87,6 +91,8 @@ pub struct Loaded {
     pub epoch: u32,
     /// Rollouts in order of their start, each with its records.
     pub rollouts: Vec<LoadedRollout>,
+    /// What happened to the fleet, in order.
+    pub fleet: Vec<(Timestamp, FleetRecord)>,
     /// All hosts.
     pub hosts: Vec<HostRow>,
     /// Highest generation of each (host, component), and whose it is.
@@ -97,6 +103,8 @@ pub struct Loaded {
     pub last_at: Timestamp,
     /// Of the newest record, 0 = none.
     pub last_seq: u64,
+    /// The newest record.
+    pub head: Option<JournalHead>,
 }
 
 /// A rollout as the journal holds it.
@@ -152,6 +160,12 @@ impl Store {
             source: Arc::new(rusqlite::Error::ToSqlConversionFailure(Box::new(e))),
         })?;
         Ok((Self { jobs, path, ended: Arc::new(Mutex::new(Some(ended))) }, loaded))
+    }
+
+    /// The file, for those who read it without owning it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// For whoever stops the process: once every handle is dropped, this closes

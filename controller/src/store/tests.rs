@@ -7,7 +7,9 @@ use rusqlite::Connection;
 use tidegate_protocol::{Digest, Generation, HostName, Intent, Phase, RolloutId, Target, Timestamp};
 use tidegate_rollout::Record;
 
-use super::{HostChange, NewRecord, NewToken, Redeem, Store, StoreError, TokenRefused};
+use super::{
+    Append, BadRecord, FleetRecord, HostChange, NewFleet, NewRecord, NewToken, Redeem, Store, StoreError, TokenRefused, verify_file,
+};
 
 fn id(text: &str) -> RolloutId {
     text.parse().unwrap()
@@ -55,11 +57,15 @@ fn redeem(secret: &str, name: &str, key: &str, now: u64) -> Redeem {
     }
 }
 
+async fn append(store: &Store, records: Vec<NewRecord>, changes: Vec<HostChange>) -> u64 {
+    store.append(Append { fleet: vec![], records, changes }).await.unwrap().first
+}
+
 async fn written(path: &Path) {
     let (store, loaded) = Store::open(path).unwrap();
     assert_eq!((loaded.last_seq, loaded.epoch), (0, 1));
-    assert_eq!(store.append(vec![record("a", 1), record("b", 2)], vec![]).await.unwrap(), 1);
-    assert_eq!(store.append(vec![record("a", 3)], vec![]).await.unwrap(), 3);
+    assert_eq!(append(&store, vec![record("a", 1), record("b", 2)], vec![]).await, 1);
+    assert_eq!(append(&store, vec![record("a", 3)], vec![]).await, 3);
 }
 
 #[tokio::test]
@@ -73,7 +79,7 @@ async fn what_was_appended_is_there_after_a_restart() {
     assert_eq!(rollouts, [("a", 1, 3, 2), ("b", 2, 2, 1)]);
     let seqs: Vec<u64> = store.events(id("a"), 1).await.unwrap().iter().map(|e| e.seq).collect();
     assert_eq!(seqs, [3]);
-    assert_eq!(store.append(vec![record("c", 4)], vec![]).await.unwrap(), 4, "numbers go on");
+    assert_eq!(append(&store, vec![record("c", 4)], vec![]).await, 4, "numbers go on");
 }
 
 #[tokio::test]
@@ -92,6 +98,8 @@ async fn any_change_of_the_journal_is_found() {
         written(&path).await;
         let connection = Connection::open(&path).unwrap();
         let strict = connection.execute(change, []);
+        let bad = verify_file(&path).unwrap().bad.map(|b| b.seq);
+        assert_eq!(bad, strict.is_ok().then_some(seq), "read again: {change}");
         // A STRICT table takes no text for a BLOB: then it is whole, and opens.
         match (strict, Store::open(&path)) {
             (Ok(_), Err(StoreError::Chain { seq: found, .. })) => assert_eq!(found, seq, "{change}"),
@@ -99,6 +107,72 @@ async fn any_change_of_the_journal_is_found() {
             (done, opened) => panic!("{change}: {done:?} {:?}", opened.map(|_| ())),
         }
     }
+}
+
+#[tokio::test]
+async fn two_records_that_changed_places_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("j");
+    written(&path).await;
+    let swap =
+        "UPDATE journal SET seq = 9 WHERE seq = 1; UPDATE journal SET seq = 1 WHERE seq = 2; UPDATE journal SET seq = 2 WHERE seq = 9";
+    Connection::open(&path).unwrap().execute_batch(swap).unwrap();
+    assert!(matches!(Store::open(&path), Err(StoreError::Chain { seq: 1, .. })));
+    let bad = verify_file(&path).unwrap().bad;
+    assert!(matches!(&bad, Some(BadRecord { seq: 1, why }) if why.contains("record 1")), "{bad:?}");
+}
+
+#[tokio::test]
+async fn what_happens_to_the_fleet_is_in_the_same_chain() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("j");
+    let freeze = FleetRecord::FreezeAdded {
+        freeze: 1,
+        reason: "holidays".into(),
+        by: "dana".into(),
+        from: Timestamp(5),
+        until: None,
+        environment: Some("production".into()),
+        selector: "role=db".into(),
+    };
+    let removed = FleetRecord::FreezeRemoved { freeze: 1, by: "dana".into(), reason: "over".into() };
+    let (store, _) = Store::open(&path).unwrap();
+    let fleet = vec![NewFleet { at: Timestamp(1), record: freeze.clone() }];
+    let first = store.append(Append { fleet, records: vec![record("a", 2)], changes: vec![] }).await.unwrap();
+    assert_eq!((first.first, first.head.unwrap().seq), (2, 2), "records of rollouts follow those of the fleet");
+    let fleet = vec![NewFleet { at: Timestamp(3), record: removed.clone() }];
+    let second = store.append(Append { fleet, ..Append::default() }).await.unwrap();
+    assert_eq!(store.head().await.unwrap(), second.head);
+    assert_eq!(store.hash_of(3).await.unwrap(), second.head.map(|h| h.hash));
+    assert_eq!(store.hash_of(4).await.unwrap(), None);
+    let whose = |rows: Vec<super::ExportRow>| rows.into_iter().map(|r| (r.seq, r.rollout)).collect::<Vec<_>>();
+    assert_eq!(whose(store.export(0, None).await.unwrap()), [(1, None), (2, Some("a".into())), (3, None)]);
+    assert_eq!(whose(store.export(0, Some(id("a"))).await.unwrap()), [(2, Some("a".into()))]);
+    drop(store);
+    let (_, loaded) = Store::open(&path).unwrap();
+    assert_eq!(loaded.fleet, [(Timestamp(1), freeze), (Timestamp(3), removed)]);
+    assert_eq!((loaded.head, loaded.rollouts.len()), (second.head, 1));
+    Connection::open(&path).unwrap().execute("UPDATE journal SET body = replace(body, 'holidays', 'nothing') WHERE seq = 1", []).unwrap();
+    assert!(matches!(Store::open(&path), Err(StoreError::Chain { seq: 1, .. })));
+}
+
+#[tokio::test]
+async fn a_file_is_verified_while_its_owner_appends() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("j");
+    let (store, _) = Store::open(&path).unwrap();
+    let many: Vec<NewRecord> = (1..=2_500).map(|n| record("a", n)).collect();
+    append(&store, many, vec![]).await;
+    let head = store.head().await.unwrap();
+    let verified = super::verify_and_pick(&path, &[1_700, 9_999].into()).unwrap();
+    assert_eq!((verified.records, verified.head, verified.bad), (2_500, head, None));
+    assert_eq!(verified.hashes.get(&1_700).copied(), store.hash_of(1_700).await.unwrap());
+    assert_eq!(verified.hashes.len(), 1);
+    // Its end is gone: the chain alone cannot tell, whoever remembers the head can.
+    Connection::open(&path).unwrap().execute("DELETE FROM journal WHERE seq > 2400", []).unwrap();
+    let cut = verify_file(&path).unwrap();
+    assert_eq!((cut.bad, cut.head.map(|h| h.seq)), (None, Some(2_400)));
+    assert!(verify_file(&dir.path().join("none")).is_err());
 }
 
 #[tokio::test]
@@ -121,7 +195,7 @@ async fn concurrent_appends_keep_one_chain() {
     let jobs: Vec<_> = (0..100)
         .map(|n| {
             let store = store.clone();
-            tokio::spawn(async move { store.append(vec![record("a", n), record("b", n)], vec![]).await.unwrap() })
+            tokio::spawn(async move { append(&store, vec![record("a", n), record("b", n)], vec![]).await })
         })
         .collect();
     let mut firsts = Vec::new();
@@ -139,11 +213,11 @@ async fn a_failed_group_leaves_nothing_and_the_chain_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("j");
     let (store, _) = Store::open(&path).unwrap();
-    store.append(vec![record("a", 1)], vec![]).await.unwrap();
+    append(&store, vec![record("a", 1)], vec![]).await;
     store.add_token(token("s", None, 1), Timestamp(0)).await.unwrap();
     // The same primary key again: the statement fails, the group is rolled back.
     assert!(matches!(store.add_token(token("s", None, 1), Timestamp(0)).await, Err(StoreError::Sqlite { .. })));
-    assert_eq!(store.append(vec![record("a", 2)], vec![]).await.unwrap(), 2);
+    assert_eq!(append(&store, vec![record("a", 2)], vec![]).await, 2);
     drop(store);
     assert_eq!(Store::open(&path).unwrap().1.last_seq, 2);
 }
@@ -154,7 +228,7 @@ async fn the_fence_only_rises_and_survives() {
     let path = dir.path().join("j");
     let (store, _) = Store::open(&path).unwrap();
     for (rollout, generation) in [("a", (1, 5)), ("b", (2, 1)), ("a", (1, 9))] {
-        store.append(vec![ordered(rollout, Generation::new(generation.0, generation.1))], vec![]).await.unwrap();
+        append(&store, vec![ordered(rollout, Generation::new(generation.0, generation.1))], vec![]).await;
     }
     drop(store);
     let generations = Store::open(&path).unwrap().1.generations;
@@ -167,7 +241,7 @@ async fn a_refused_id_used_again_starts_over() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("j");
     let (store, _) = Store::open(&path).unwrap();
-    store.append(vec![record("a", 1), crate::core::test_started("a"), record("a", 3)], vec![]).await.unwrap();
+    append(&store, vec![record("a", 1), crate::core::test_started("a"), record("a", 3)], vec![]).await;
     drop(store);
     let loaded = Store::open(&path).unwrap().1;
     assert_eq!(loaded.rollouts.len(), 1);
@@ -232,7 +306,7 @@ async fn host_changes_ride_with_the_records() {
         HostChange::Drained(host("a"), Some("disk".into())),
         HostChange::Seen { host: host("a"), agent: None, report: None, sides: vec![], at: Timestamp(7) },
     ];
-    store.append(vec![], changes).await.unwrap();
+    append(&store, vec![], changes).await;
     drop(store);
     let row = Store::open(&path).unwrap().1.hosts.remove(0);
     assert_eq!((row.labels, row.drained.as_deref(), row.last_seen), (labels, Some("disk"), Some(Timestamp(7))));
@@ -243,7 +317,7 @@ async fn a_clean_stop_leaves_one_file() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(&dir.path().join("journal.sqlite")).unwrap();
     let ended = store.ended().unwrap();
-    store.append(vec![crate::core::test_started("r")], vec![]).await.unwrap();
+    append(&store, vec![crate::core::test_started("r")], vec![]).await;
     drop(store);
     assert!(ended.recv().is_err());
     let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
