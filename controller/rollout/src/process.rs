@@ -60,6 +60,10 @@ pub struct Process {
     pub tasks: Vec<PlannedTask>,
     /// How long it takes, measured or assumed.
     pub estimate: Estimate,
+    /// Of a standard change: [`crate::readiness::template_digest`] of the plan as
+    /// written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<Digest>,
 }
 
 /// A task and where it runs.

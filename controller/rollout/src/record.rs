@@ -8,9 +8,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 use tidegate_protocol::report::{Failure, SmokeResult};
-use tidegate_protocol::{
-    ComponentName, Digest, Generation, HostName, Intent, Number, Phase, ReleaseRef, Side, Target, TaskRun, TaskState,
-};
+use tidegate_protocol::{ComponentName, Digest, Generation, HostName, Intent, Number, Phase, ReleaseRef, Side, Target, TaskRun, TaskState};
 
 use crate::gate::{Judgement, Observed, Verdict};
 use crate::plan::Plan;

@@ -10,12 +10,15 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 use tidegate_protocol::report::SmokeResult;
-use tidegate_protocol::{Cause, ComponentName, Digest, Generation, HostName, ReleaseId, ReleaseRef, RolloutId, Timestamp};
+use tidegate_protocol::{
+    Cause, ComponentName, Digest, Generation, HostName, ReleaseId, ReleaseRef, RolloutId, TaskRun, TaskState, Timestamp,
+};
 
 pub use self::describe::describe;
 pub(crate) use self::gates::waits_for_person;
 use self::gates::{explain_gate, gate_docs, gated, trigger_docs};
 use crate::gate::Observed;
+use crate::process::{PlannedTask, Row};
 use crate::record::{RolloutState, TargetState, WaveState};
 use crate::rollout::{Rollout, TargetRun};
 use crate::spec::{Strategy, TriggerAction};
@@ -81,6 +84,44 @@ pub struct StatusDoc {
     /// What a drill came to.
     #[serde(default)]
     pub drilled: Option<Drilled>,
+    /// Rows of the checklist that keep it from beginning.
+    #[serde(default)]
+    pub missing: Vec<Row>,
+    /// The window that is open or opens next; null without windows.
+    #[serde(default)]
+    pub window: Option<WindowDoc>,
+    /// A freeze that covers it.
+    #[serde(default)]
+    pub freeze: Option<String>,
+    /// The release's tasks, in order.
+    #[serde(default)]
+    pub tasks: Vec<TaskDoc>,
+}
+
+/// An opening of a window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowDoc {
+    /// RFC 3339, UTC.
+    pub opens: String,
+    /// RFC 3339, UTC.
+    pub closes: String,
+    /// In its own zone, too.
+    pub text: String,
+}
+
+/// A task in the status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskDoc {
+    /// For people.
+    pub name: String,
+    /// Where.
+    pub host: HostName,
+    /// pending, running, done, failed, lost, undoing, undone, undo-failed.
+    pub state: String,
+    /// Its last line.
+    pub note: Option<String>,
+    /// False: past it a machine takes nothing back.
+    pub reversible: bool,
 }
 
 /// What a drill came to; times in milliseconds.
@@ -294,7 +335,38 @@ pub fn status(rollout: &Rollout) -> StatusDoc {
         alerts_before: rollout.alerts_before.values().cloned().collect(),
         drill: plan.drill,
         drilled: rollout.drilled,
+        missing: missing(rollout),
+        window: rollout.is_live().then(|| rollout.given().next_opening(rollout.now())).flatten().map(|o| WindowDoc {
+            opens: rfc3339(o.opens.0),
+            closes: rfc3339(o.closes.0),
+            text: o.text.clone(),
+        }),
+        freeze: rollout.given().freeze.clone().filter(|_| rollout.is_live()),
+        tasks: plan.process.tasks.iter().map(|t| task_doc(rollout, t)).collect(),
     }
+}
+
+/// What keeps it from beginning.
+fn missing(rollout: &Rollout) -> Vec<Row> {
+    if !rollout.waits_to_begin() {
+        return Vec::new();
+    }
+    rollout.given().checklist(rollout.plan(), rollout.now()).into_iter().filter(Row::blocks).collect()
+}
+
+fn task_doc(rollout: &Rollout, task: &PlannedTask) -> TaskDoc {
+    let ended = |what| rollout.task(task.index, what).map(|go| go.ended.clone());
+    let (state, note) = match (ended(TaskRun::Run), ended(TaskRun::Undo)) {
+        (_, Some(None)) => ("undoing", None),
+        (_, Some(Some((TaskState::Done, note)))) => ("undone", Some(note)),
+        (_, Some(Some((_, note)))) => ("undo-failed", Some(note)),
+        (None, None) => ("pending", None),
+        (Some(None), None) => ("running", None),
+        (Some(Some((TaskState::Done, note))), None) => ("done", Some(note)),
+        (Some(Some((TaskState::Lost, note))), None) => ("lost", Some(note)),
+        (Some(Some((_, note))), None) => ("failed", Some(note)),
+    };
+    TaskDoc { name: task.name.clone(), host: task.host.clone(), state: state.to_string(), note, reversible: task.reversible }
 }
 
 fn host_doc(target: &TargetRun) -> HostDoc {
@@ -354,6 +426,11 @@ pub fn explain(rollout: &Rollout, now: Timestamp) -> Vec<String> {
         out.extend(rollout.targets().iter().filter_map(|t| {
             t.failure.as_ref().map(|f| format!("{} ({}) is {}: {}: {}", t.origin.host, t.origin.component, t.state, f.cause, f.message))
         }));
+        return out;
+    }
+    if rollout.waits_to_begin() {
+        out.extend(missing(rollout).into_iter().map(|row| format!("{} is {}: {}", row.item, row.verdict.word(), row.evidence)));
+        out.extend(rollout.given().lacks_second_approver(rollout.plan(), now));
         return out;
     }
     out.extend(explain_gate(rollout, now));

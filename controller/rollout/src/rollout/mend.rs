@@ -37,7 +37,9 @@ impl Rollout {
                 self.append(now, Record::State { to: S::Paused, reason });
             }
             // What still holds it is found again.
-            S::Paused if !held && !self.waits_for_switch() && self.lost_task().is_none() && !self.held_by_window(now) => self.unpause(now, "nothing holds it any more".into()),
+            S::Paused if !held && !self.waits_for_switch() && self.lost_task().is_none() && !self.held_by_window(now) => {
+                self.unpause(now, "nothing holds it any more".into())
+            }
             S::Running | S::Baking | S::Watching if self.state != self.after_pause() => {
                 let (to, reason) = (self.after_pause(), self.reason.clone());
                 self.append(now, Record::State { to, reason });
