@@ -13,6 +13,7 @@ pub mod condition;
 pub mod gate;
 pub mod plan;
 pub mod process;
+pub mod readiness;
 pub mod record;
 pub mod replay;
 pub mod rollout;

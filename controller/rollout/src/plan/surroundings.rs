@@ -64,6 +64,7 @@ pub(super) fn process(spec: &Spec, manifest: &Release, fleet: &[FleetHost], arou
         start_by,
         contacts: spec.contact.clone(),
         notify: spec.notify.clone(),
+        template: change.as_ref().filter(|c| c.kind == ChangeType::Standard).map(|_| crate::readiness::template_digest(spec)),
         change,
         risks: spec.risk.clone(),
         dashboards,

@@ -403,7 +403,10 @@ impl super::Spec {
             .chain(self.lead.as_deref());
         for text in texts {
             if text.len() > TEXT_BYTES_MAX {
-                return bad("contact, change, risk, dashboards, lead", &format!("a text of {} bytes; at most {TEXT_BYTES_MAX}", text.len()));
+                return bad(
+                    "contact, change, risk, dashboards, lead",
+                    &format!("a text of {} bytes; at most {TEXT_BYTES_MAX}", text.len()),
+                );
             }
         }
         if let Some(url) = self.dashboards.iter().find(|u| !u.starts_with("https://") && !u.starts_with("http://")) {

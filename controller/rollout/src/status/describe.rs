@@ -136,7 +136,8 @@ pub fn describe(record: &Record) -> (Option<HostName>, Option<ComponentName>, St
         Record::Returned => (None, None, "the controller came back and goes on".to_string()),
         Record::Readiness { rows } => {
             let bad: Vec<&str> = rows.iter().filter(|r| r.blocks()).map(|r| r.item.as_str()).collect();
-            let text = if bad.is_empty() { "all that the program checks holds".to_string() } else { format!("missing: {}", bad.join(", ")) };
+            let text =
+                if bad.is_empty() { "all that the program checks holds".to_string() } else { format!("missing: {}", bad.join(", ")) };
             (None, None, format!("readiness: {text}"))
         }
         Record::Windows { openings } => {
@@ -165,7 +166,11 @@ pub fn describe(record: &Record) -> (Option<HostName>, Option<ComponentName>, St
         }
         Record::Stopping { reason } => (None, None, format!("it ends where it stands: {reason}")),
         Record::Probed { host, component, probe } => {
-            let text = if probe.is_empty() { "nothing can be probed: outages are not known".to_string() } else { format!("outages are measured at {probe}") };
+            let text = if probe.is_empty() {
+                "nothing can be probed: outages are not known".to_string()
+            } else {
+                format!("outages are measured at {probe}")
+            };
             (Some(host.clone()), Some(component.clone()), text)
         }
         Record::Outage { host, component, from_unix_ms, to_unix_ms } => {

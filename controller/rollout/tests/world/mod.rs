@@ -33,6 +33,14 @@ pub struct Setup {
     pub drill: bool,
 }
 
+/// What a world has of the process around a rollout.
+#[derive(Default)]
+pub struct Process {
+    pub around: Surroundings,
+    pub tasks: Vec<release::Task>,
+    pub brought: Brought,
+}
+
 /// Hosts that do at once what they are told, except those told to misbehave.
 pub struct World {
     pub rollout: Rollout,
@@ -127,9 +135,15 @@ impl World {
     }
 
     pub fn begin(setup: Setup, plan: &str, set: impl FnOnce(&mut Self)) -> Self {
+        Self::begin_in(setup, plan, Process::default(), set)
+    }
+
+    /// As `begin`, with what an environment demands and a driver brings.
+    pub fn begin_in(setup: Setup, plan: &str, process: Process, set: impl FnOnce(&mut Self)) -> Self {
         let Setup { hosts: n, components, first_install, drill } = setup;
         let (old, _) = manifest("1", &components);
-        let (new, release) = manifest("2", &components);
+        let (new, mut release) = manifest("2", &components);
+        release.tasks = process.tasks;
         let hosts = components.iter().map(|c| format!("{c} = \"\"")).collect::<Vec<_>>().join(", ");
         let spec = Spec::parse(&format!("release = \"shop@2\"\nhosts = {{ {hosts} }}\n{plan}"), "plan.toml").unwrap();
         let sided = spec.strategy == Strategy::BlueGreen;
@@ -153,7 +167,8 @@ impl World {
         let plan = if drill {
             Plan::resolve_drill(&spec, &new, &release, &fleet, &DrillScope::First).unwrap()
         } else {
-            Plan::resolve(&spec, &new, &release, &fleet).unwrap()
+            let online = fleet.iter().map(|h| h.name.clone()).collect();
+            Plan::resolve_in(&spec, &new, &release, &fleet, &Surroundings { online, ..process.around }).unwrap()
         };
         let origins = plan.origins(&fleet, |_, _| Generation::new(1, 7));
         let key = |o: &record::Origin| (o.host.clone(), o.component.clone());
@@ -169,7 +184,7 @@ impl World {
         };
         let sides = origins.iter().filter(|_| sided).map(|o| (key(o), sides_of(&o.component))).collect();
         let now = Timestamp(1_000_000);
-        let rollout = Rollout::start("r1".parse().unwrap(), plan, origins, "ops", |_| None, now);
+        let rollout = Rollout::submit("r1".parse().unwrap(), plan, origins, "ops", |_| None, process.brought, now);
         let mut world = Self {
             rollout,
             now,
