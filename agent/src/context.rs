@@ -10,7 +10,7 @@ use std::sync::{PoisonError, RwLock};
 use serde::Deserialize;
 use tidegate_protocol::release::{Argv, Service, SmokeCheck};
 use tidegate_protocol::template::{self, BadTemplate};
-use tidegate_protocol::{BootId, Component, HostName, ReleaseRef, Side, Version};
+use tidegate_protocol::{BootId, Component, ComponentName, HostName, ReleaseRef, Side, Version};
 
 use crate::slot::Slot;
 
@@ -99,13 +99,24 @@ impl Context {
     /// # Errors
     /// [`BadTemplate`]: a name that nothing defines, or an open brace.
     pub fn expand(&self, component: &Component, version: &Version, side: Option<Side>, text: &str) -> Result<String, BadTemplate> {
+        self.expand_about(Some(&component.name), version, side, text)
+    }
+
+    /// As [`Context::expand`]; without a component `${component}` names nothing.
+    pub(crate) fn expand_about(
+        &self,
+        component: Option<&ComponentName>,
+        version: &Version,
+        side: Option<Side>,
+        text: &str,
+    ) -> Result<String, BadTemplate> {
         let var = |name: &str| {
             let of_side = side.and_then(|side| self.vars.get(&format!("{name}_{side}")));
             of_side.or_else(|| self.vars.get(name)).cloned()
         };
         template::expand(text, |name| match name {
             "host" => Some(self.host.to_string()),
-            "component" => Some(component.name.to_string()),
+            "component" => component.map(ToString::to_string),
             "version" => Some(version.to_string()),
             "side" => side.map(|side| side.to_string()),
             _ => {

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use tidegate_net::Identity;
 use tidegate_protocol::report::AgentFacts;
-use tidegate_protocol::{Assignment, BootId, HostName, Report, SideAssignment, SidesReport, SwitchOrder, Watch};
+use tidegate_protocol::{
+    Assignment, BootId, ComponentName, HostName, JournalHead, Report, SideAssignment, SidesReport, SwitchOrder, TaskOrder, Watch,
+};
 use tidegate_swap::{Record, State, Step};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -27,18 +29,19 @@ use crate::durable;
 use crate::error::{Exit, chain};
 use crate::facts::Facts;
 use crate::fetch::Depot;
+use crate::head::Heads;
 use crate::host::Host;
 use crate::ledger::{Ledger, LedgerError};
-use crate::link::{Inbox, Link};
+use crate::link::{Inbox, Link, News};
 use crate::links::Links;
 use crate::manifest::Manifests;
-use crate::observe;
 use crate::paths::{self, Paths};
 use crate::report::Reporter;
 use crate::service::Services;
 use crate::slot::Slot;
 use crate::store::{Store, StoreError};
 use crate::tree::{TreeError, Trees};
+use crate::{observe, outages, tasks, vars};
 
 /// Between two reports until a controller says otherwise.
 const REPORT_EVERY_MS: u64 = 5_000;
@@ -229,30 +232,46 @@ async fn start(config: Config) -> Result<(), StartError> {
     let (made, reports) = watch::channel(None);
     let (report_every, every) = watch::channel(REPORT_EVERY_MS);
     let (watched, watches) = watch::channel(Vec::new());
-    let inbox = Arc::new(Desk { driver: driver.clone(), host: host.clone(), paths: config.paths.clone(), watched });
+    let (ordered, orders) = watch::channel(None);
+    let (asked, wanted) = watch::channel(None);
+    let heads = Arc::new(Heads::open(config.paths.head()));
+    let desk =
+        Desk { driver: driver.clone(), host: host.clone(), paths: config.paths.clone(), watched, ordered, asked, heads: heads.clone() };
     let (sampled, samples) = watch::channel(None);
     let of_driver = driver.clone();
     let progress = Arc::new(move |slot: &Slot| held(&of_driver).progress(slot));
+    let of_driver = driver.clone();
+    let active = Arc::new(move |component: &ComponentName| {
+        held(&of_driver).switches().iter().find(|s| s.component == *component).and_then(|s| s.active)
+    });
     let (sided, sides) = watch::channel(None);
+    let (task_told, task_reports) = watch::channel(None);
+    let (missed, outage_reports) = watch::channel(None);
+    let (kept, head) = watch::channel(None);
+    let (stop, stopped) = watch::channel(tasks::Stop::No);
+    let vars = Arc::new(vars::digests(&config.vars));
     let link = Link {
         controllers: config.controllers,
         identity: config.paths.identity(),
         agent,
-        reports,
-        samples,
-        sides,
+        news: News { reports, samples, sides, tasks: task_reports, outages: outage_reports, vars, head },
         connection,
         report_every,
-        inbox,
+        inbox: Arc::new(desk),
     };
     let ready = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     if let Err(error) = ready {
         tracing::warn!(%error, "systemd was not told that the agent is ready");
     }
+    let book = tasks::Book::new(config.paths.tasks());
+    let mut running = std::pin::pin!(tasks::run(host.clone(), book, tasks::Ends { orders, told: task_told, stop: stopped }));
     tokio::select! {
         () = link.run() => {}
         () = report(&host, &driver, &changed, Told { made, sided }, every) => {}
         () = observe::run(host.clone(), progress, watches, sampled) => {}
+        () = outages::run(host.clone(), active, wanted, missed) => {}
+        () = heads.keep(kept) => {}
+        () = &mut running => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -260,6 +279,15 @@ async fn start(config: Config) -> Result<(), StartError> {
     tracing::info!("agent ends; services keep running");
     let driver = std::mem::replace(&mut *held(&driver), Driver::new(host, changed));
     let _ = timeout(GOODBYE, driver.shutdown()).await;
+    // What a task has begun it may end, for a while.
+    stop.send_replace(tasks::Stop::Soon);
+    tokio::select! {
+        () = &mut running => return Ok(()),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    stop.send_replace(tasks::Stop::Now);
+    running.await;
     Ok(())
 }
 
@@ -383,11 +411,26 @@ struct Desk {
     host: Arc<Host>,
     paths: Paths,
     watched: watch::Sender<Vec<Watch>>,
+    ordered: watch::Sender<Option<Vec<TaskOrder>>>,
+    asked: watch::Sender<Option<Vec<ComponentName>>>,
+    heads: Arc<Heads>,
 }
 
 impl Inbox for Desk {
     fn watch(&self, watches: Vec<Watch>) {
         self.watched.send_replace(watches);
+    }
+
+    fn tasks(&self, orders: Vec<TaskOrder>) {
+        self.ordered.send_replace(Some(orders));
+    }
+
+    fn outages(&self, components: Vec<ComponentName>) {
+        self.asked.send_replace(Some(components));
+    }
+
+    fn head(&self, head: JournalHead) {
+        self.heads.offer(head);
     }
 
     fn assign_side(&self, order: SideAssignment) {

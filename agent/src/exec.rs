@@ -133,6 +133,10 @@ pub struct Ran {
     pub output: String,
     /// The end of what it wrote to stdout.
     pub stdout: String,
+    /// The last line of it that says something.
+    pub stdout_line: String,
+    /// The same of stderr.
+    pub stderr_line: String,
 }
 
 /// With what rights and where to a command speaks.
@@ -164,7 +168,15 @@ pub struct Program {
 /// # Errors
 /// Not a file of the tree and not a name of local policy, or a bad template.
 pub fn resolve(ctx: &Context, installed: &Installed, argv: &[String]) -> Result<Program, ExecError> {
-    let mut argv = ctx.expand_argv(installed, argv)?.into_iter();
+    resolve_expanded(ctx, installed, ctx.expand_argv(installed, argv)?)
+}
+
+/// As [`resolve`], for an argv whose templates were expanded.
+///
+/// # Errors
+/// Not a file of the tree and not a name of local policy.
+pub(crate) fn resolve_expanded(ctx: &Context, installed: &Installed, argv: Vec<String>) -> Result<Program, ExecError> {
+    let mut argv = argv.into_iter();
     let program = argv.next().unwrap_or_default();
     if let Some(command) = ctx.policy.commands.get(&program) {
         let mut words = command.iter().cloned();
@@ -261,22 +273,35 @@ pub(crate) async fn run_program(
     timeout: Duration,
     sink: &mut (dyn FnMut(&[u8]) -> bool + Send),
 ) -> Result<Ran, ExecError> {
-    run_program_with(program, cwd, &[], mode, user, timeout, sink).await
+    run_program_with(program, Terms { cwd, env: &[], mode, user, timeout, begun: None }, sink).await
 }
 
-/// As [`run_program`], with these variables in its otherwise clean environment.
+/// How a program runs.
+pub(crate) struct Terms<'a> {
+    /// Where.
+    pub(crate) cwd: &'a Path,
+    /// In its otherwise clean environment.
+    pub(crate) env: &'a [(&'a str, String)],
+    /// With what rights.
+    pub(crate) mode: Mode<'a>,
+    /// As whom; none for the agent's own user.
+    pub(crate) user: Option<(u32, u32)>,
+    /// It is killed whole after this.
+    pub(crate) timeout: Duration,
+    /// Told its pid, which is its process group's number, once it runs. Must not block.
+    pub(crate) begun: Option<&'a (dyn Fn(u32) + Send + Sync)>,
+}
+
+/// As [`run_program`], on these terms.
 ///
 /// # Errors
 /// [`ExecError`]
 pub(crate) async fn run_program_with(
     program: &Program,
-    cwd: &Path,
-    env: &[(&str, String)],
-    mode: Mode<'_>,
-    user: Option<(u32, u32)>,
-    timeout: Duration,
+    terms: Terms<'_>,
     sink: &mut (dyn FnMut(&[u8]) -> bool + Send),
 ) -> Result<Ran, ExecError> {
+    let Terms { cwd, env, mode, user, timeout, begun } = terms;
     let mut command = tokio::process::Command::new(&program.path);
     command.args(&program.args).current_dir(cwd).env_clear().env("PATH", PATH).env("LANG", "C.UTF-8");
     command.envs(env.iter().map(|(name, value)| (*name, value.as_str())));
@@ -306,7 +331,10 @@ pub(crate) async fn run_program_with(
     if mode == Mode::Confined {
         group.limit_memory();
     }
-    let mut seen = Seen { all: Tail::default(), stdout: Tail::default(), sink };
+    if let (Some(begun), Some(pid)) = (begun, group.leader) {
+        begun(pid);
+    }
+    let mut seen = Seen { all: Tail::default(), stdout: Tail::default(), stderr: Tail::default(), sink };
     let end = tokio::time::timeout(timeout, watch(&mut child, &mut seen)).await;
     let late = end.is_err();
     let ended = match end {
@@ -344,7 +372,14 @@ pub(crate) async fn run_program_with(
         return Err(ExecError::Timeout { program: program.path.clone(), after: timeout, output });
     }
     let status = status.map_err(|source| ExecError::Wait { program: program.path.clone(), source })?;
-    Ok(Ran { success: status.success(), end: describe(status), output, stdout: seen.stdout.text() })
+    Ok(Ran {
+        success: status.success(),
+        end: describe(status),
+        output,
+        stdout: seen.stdout.text(),
+        stdout_line: seen.stdout.line(),
+        stderr_line: seen.stderr.line(),
+    })
 }
 
 /// `exit code 3` or `signal 11`.
@@ -410,6 +445,7 @@ async fn read(pipe: &mut Option<impl AsyncRead + Unpin>, into: &mut [u8]) -> usi
 struct Seen<'a> {
     all: Tail,
     stdout: Tail,
+    stderr: Tail,
     sink: &'a mut (dyn FnMut(&[u8]) -> bool + Send),
 }
 
@@ -417,6 +453,7 @@ impl Seen<'_> {
     fn take(&mut self, bytes: &[u8], stdout: bool) -> bool {
         self.all.push(bytes);
         if !stdout {
+            self.stderr.push(bytes);
             return true;
         }
         self.stdout.push(bytes);
@@ -440,6 +477,12 @@ impl Tail {
     fn text(&self) -> String {
         let from = self.0.len().saturating_sub(OUTPUT_BYTES_MAX);
         last_text(self.0.get(from..).unwrap_or_default())
+    }
+
+    /// The last line that says something.
+    fn line(&self) -> String {
+        let text = String::from_utf8_lossy(&self.0);
+        text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default().to_owned()
     }
 }
 
@@ -522,6 +565,8 @@ mod tests {
         assert_eq!(ran.end, "exit code 3");
         assert!(ran.stdout.starts_with(&format!("1 a b none {} | ", it.dir.display())), "{}", ran.stdout);
         assert!(ran.output.contains("oops") && !ran.stdout.contains("oops"));
+        assert_eq!(ran.stderr_line, "oops");
+        assert!(ran.stdout.ends_with(&format!(" | {}", ran.stdout_line)), "{} is the last line of {}", ran.stdout_line, ran.stdout);
         assert!(!ran.stdout.ends_with("| 0"), "ran as root: {}", ran.stdout);
     }
 

@@ -16,6 +16,8 @@
 //!   `undoing`, `switched`.
 //! - `agent.switch.op.before.OP`, `agent.switch.op.after.OP`: around `check`,
 //!   `command`, `verify`, `undo-command`, `undo-verify`.
+//! - `agent.task.persist.before.STATE`, `agent.task.persist.after.STATE`: around the
+//!   write of a task's record in that state, `running`, `done` or `failed`.
 //! - `agent.report.before`: before a report is sent.
 
 use std::sync::OnceLock;

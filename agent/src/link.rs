@@ -13,9 +13,12 @@ use std::time::Duration;
 use tidegate_net::quinn::{Connection, Endpoint};
 use tidegate_net::{Caller, FrameReceiver, FrameSender, Identity, NetError, StreamError, client, client_config, close, connect, explain};
 use tidegate_protocol::limits::CONTROL_FRAME_BYTES_MAX;
-use tidegate_protocol::message::{ToAgent, ToController, VERSION_WATCH, VERSIONS};
+use tidegate_protocol::message::{ToAgent, ToController, VERSION_PROCESS, VERSION_WATCH, VERSIONS};
 use tidegate_protocol::report::AgentFacts;
-use tidegate_protocol::{Assignment, Report, Samples, SideAssignment, SidesReport, SwitchOrder, Watch};
+use tidegate_protocol::{
+    Assignment, ComponentName, JournalHead, Outages, Report, Samples, SideAssignment, SidesReport, SwitchOrder, TaskOrder, TaskReport,
+    VarDigest, Watch,
+};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -47,6 +50,12 @@ pub trait Inbox: Send + Sync {
     fn assign_side(&self, order: SideAssignment);
     /// Desired state of the switch of a component. Must not block.
     fn switch(&self, order: SwitchOrder);
+    /// Tasks of this host, whole. Must not block.
+    fn tasks(&self, orders: Vec<TaskOrder>);
+    /// Components whose outages shall be observed, whole. Must not block.
+    fn outages(&self, components: Vec<ComponentName>);
+    /// The head of the controller's journal. Must not block.
+    fn head(&self, head: JournalHead);
 }
 
 /// Why a session ended or did not come about.
@@ -94,12 +103,8 @@ pub struct Link {
     pub identity: PathBuf,
     /// For the hello.
     pub agent: AgentFacts,
-    /// The newest report.
-    pub reports: watch::Receiver<Option<Arc<Report>>>,
-    /// The newest samples of all watches.
-    pub samples: watch::Receiver<Option<Arc<Vec<Samples>>>>,
-    /// The newest word on components with sides; none on a host without any.
-    pub sides: watch::Receiver<Option<Arc<Vec<SidesReport>>>>,
+    /// What there is to tell.
+    pub news: News,
     /// Set to the connection while a session stands.
     pub connection: watch::Sender<Option<Connection>>,
     /// Between two reports without a change, milliseconds.
@@ -194,7 +199,7 @@ impl Link {
             Ok((sender, receiver, version)) => {
                 *welcomed = true;
                 self.connection.send_replace(Some(connection.clone()));
-                let news = News { reports: self.reports.clone(), samples: self.samples.clone(), sides: self.sides.clone() };
+                let news = self.news.clone();
                 tokio::select! {
                     error = read(receiver, &*self.inbox) => error,
                     error = write(sender, news, version) => error,
@@ -207,7 +212,7 @@ impl Link {
     async fn greet(&mut self, connection: &Connection, controller: &str) -> Result<(FrameSender, FrameReceiver, u16), SessionError> {
         let opened = connection.open_bi().await.map_err(|error| explain(connection.remote_address(), &error))?;
         let (mut sender, mut receiver) = (FrameSender::new(opened.0), FrameReceiver::new(opened.1));
-        let first = self.reports.wait_for(Option::is_some).await.map_err(|_| SessionError::Ended)?.clone();
+        let first = self.news.reports.wait_for(Option::is_some).await.map_err(|_| SessionError::Ended)?.clone();
         let report = first.as_deref().ok_or(SessionError::Ended)?.clone();
         let hello = ToController::Hello { versions: VERSIONS, agent: self.agent.clone(), report };
         sender.send(&hello, CONTROL_FRAME_BYTES_MAX).await?;
@@ -250,7 +255,9 @@ async fn read(mut receiver: FrameReceiver, inbox: &dyn Inbox) -> SessionError {
                 tracing::info!(component = %order.component, to = %order.to, generation = %order.generation, rollout = %order.rollout, "told to switch");
                 inbox.switch(order);
             }
-            Ok(Some(ToAgent::Tasks(_) | ToAgent::Outages(_) | ToAgent::Head(_))) => {}
+            Ok(Some(ToAgent::Tasks(orders))) => inbox.tasks(orders),
+            Ok(Some(ToAgent::Outages(components))) => inbox.outages(components),
+            Ok(Some(ToAgent::Head(head))) => inbox.head(head),
             Ok(Some(ToAgent::Refused { reason })) => return SessionError::Refused(tidegate_protocol::report::bounded(&reason)),
             Ok(Some(ToAgent::Welcome { .. })) => return SessionError::Unexpected,
             Ok(None) => return SessionError::Ended,
@@ -260,10 +267,22 @@ async fn read(mut receiver: FrameReceiver, inbox: &dyn Inbox) -> SessionError {
 }
 
 /// What there is to tell, newest only.
-struct News {
-    reports: watch::Receiver<Option<Arc<Report>>>,
-    samples: watch::Receiver<Option<Arc<Vec<Samples>>>>,
-    sides: watch::Receiver<Option<Arc<Vec<SidesReport>>>>,
+#[derive(Clone)]
+pub struct News {
+    /// The newest report.
+    pub reports: watch::Receiver<Option<Arc<Report>>>,
+    /// The newest samples of all watches.
+    pub samples: watch::Receiver<Option<Arc<Vec<Samples>>>>,
+    /// The newest word on components with sides; none on a host without any.
+    pub sides: watch::Receiver<Option<Arc<Vec<SidesReport>>>>,
+    /// What is known of tasks; none while the records are read.
+    pub tasks: watch::Receiver<Option<Arc<Vec<TaskReport>>>>,
+    /// Times without service; none until a controller asks.
+    pub outages: watch::Receiver<Option<Arc<Vec<Outages>>>>,
+    /// The host's `[vars]`.
+    pub vars: Arc<Vec<VarDigest>>,
+    /// The highest head that is durable.
+    pub head: watch::Receiver<Option<JournalHead>>,
 }
 
 /// Sends the newest of each kind whenever there is a newer one; whoever makes them
@@ -272,7 +291,14 @@ async fn write(mut sender: FrameSender, mut news: News, version: u16) -> Session
     news.reports.mark_changed();
     news.sides.mark_changed();
     news.samples.mark_changed();
+    news.tasks.mark_changed();
+    news.outages.mark_changed();
+    news.head.mark_changed();
     let more = version >= VERSION_WATCH;
+    let process = version >= VERSION_PROCESS;
+    if process && let Err(error) = sender.send(&ToController::Vars(news.vars.to_vec()), CONTROL_FRAME_BYTES_MAX).await {
+        return error.into();
+    }
     loop {
         // A closed channel: the agent ends, and whoever ends it closes the connection.
         let message = tokio::select! {
@@ -289,10 +315,24 @@ async fn write(mut sender: FrameSender, mut news: News, version: u16) -> Session
                 Ok(()) => news.samples.borrow_and_update().as_deref().cloned().map(ToController::Samples),
                 Err(_) => return std::future::pending().await,
             },
+            changed = news.head.changed(), if process => match changed {
+                Ok(()) => news.head.borrow_and_update().map(ToController::Head),
+                Err(_) => return std::future::pending().await,
+            },
+            changed = news.tasks.changed(), if process => match changed {
+                Ok(()) => news.tasks.borrow_and_update().as_deref().cloned().map(ToController::Tasks),
+                Err(_) => return std::future::pending().await,
+            },
+            changed = news.outages.changed(), if process => match changed {
+                Ok(()) => news.outages.borrow_and_update().as_deref().cloned().map(ToController::Outages),
+                Err(_) => return std::future::pending().await,
+            },
         };
         let Some(message) = message else { continue };
         if matches!(message, ToController::Report(_)) {
             failpoint::hit(|| "agent.report.before".into());
+            // Said again beside each report, so that one who waits knows that nothing came up.
+            news.outages.mark_changed();
         }
         if let Err(error) = sender.send(&message, CONTROL_FRAME_BYTES_MAX).await {
             return error.into();

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use tidegate_protocol::limits::MANIFEST_BYTES_MAX;
+use tidegate_protocol::release::Task;
 use tidegate_protocol::report::Failure;
 use tidegate_protocol::{Cause, Component, ComponentName, Digest, Release, ReleaseRef};
 
@@ -46,6 +47,22 @@ impl Manifests {
         component: &ComponentName,
         scope: &Scope,
     ) -> Result<Component, Failure> {
+        let whole = self.release(depot, release, scope).await?;
+        let missing = || failure(Cause::Verify, &format!("{} has no component {component}", title(release)));
+        whole.components.into_iter().find(|c| &c.name == component).ok_or_else(missing)
+    }
+
+    /// One task of a release, by its place; its manifest is fetched if it is not here.
+    ///
+    /// # Errors
+    /// As [`Manifests::component`].
+    pub async fn task(&self, depot: &Depot, release: &ReleaseRef, index: u16, scope: &Scope) -> Result<Task, Failure> {
+        let whole = self.release(depot, release, scope).await?;
+        let missing = || failure(Cause::Verify, &format!("{} has no task {index} (counted from 0)", title(release)));
+        whole.tasks.into_iter().nth(usize::from(index)).ok_or_else(missing)
+    }
+
+    async fn release(&self, depot: &Depot, release: &ReleaseRef, scope: &Scope) -> Result<Release, Failure> {
         let path = self.dir.join(format!("{}.json", release.manifest));
         let digest = release.manifest;
         let (read, at) = (path.clone(), path.clone());
@@ -57,10 +74,10 @@ impl Manifests {
             Some(bytes) => (bytes, false),
             None => (depot.get(digest, MANIFEST_BYTES_MAX, &format!("the manifest of {}", release.id)).await?, true),
         };
-        let (release, component, dir) = (release.clone(), component.clone(), self.dir.clone());
+        let (release, dir) = (release.clone(), self.dir.clone());
         scope
             .blocking(move |_| {
-                let found = parse(&bytes, &release, &component)?;
+                let found = parse(&bytes, &release)?;
                 if fresh {
                     // Two components of one release keep the same file at once.
                     let _one = WRITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -91,12 +108,16 @@ impl Manifests {
     }
 }
 
-fn parse(bytes: &[u8], release: &ReleaseRef, component: &ComponentName) -> Result<Component, Failure> {
-    let bad = |why: &str| failure(Cause::Verify, &format!("the manifest of {} ({}) {why}", release.id, release.manifest.short()));
+fn title(release: &ReleaseRef) -> String {
+    format!("the manifest of {} ({})", release.id, release.manifest.short())
+}
+
+fn parse(bytes: &[u8], release: &ReleaseRef) -> Result<Release, Failure> {
+    let bad = |why: &str| failure(Cause::Verify, &format!("{} {why}", title(release)));
     let manifest: Release = serde_json::from_slice(bytes).map_err(|error| bad(&format!("does not read: {error}")))?;
     manifest.check().map_err(|error| failed(Cause::Verify, &error))?;
     if manifest.id() != release.id {
         return Err(bad(&format!("is that of {}", manifest.id())));
     }
-    manifest.components.into_iter().find(|c| &c.name == component).ok_or_else(|| bad(&format!("has no component {component}")))
+    Ok(manifest)
 }

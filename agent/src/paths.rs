@@ -51,6 +51,18 @@ impl Paths {
         self.state.join("links")
     }
 
+    /// One JSON file per task of a rollout, and one per undo of it.
+    #[must_use]
+    pub fn tasks(&self) -> PathBuf {
+        self.state.join("tasks")
+    }
+
+    /// The head of the controller's journal, the highest ever heard of.
+    #[must_use]
+    pub fn head(&self) -> PathBuf {
+        self.state.join("head.json")
+    }
+
     /// Certificate, key and CA.
     #[must_use]
     pub fn identity(&self) -> PathBuf {

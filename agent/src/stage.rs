@@ -1,5 +1,5 @@
 //! Staging: everything of a release that is missing, fetched, verified and laid
-//! out as a tree. The service is untouched.
+//! out as a tree. The service is untouched. The same for the files of a task.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,9 +8,11 @@ use std::sync::atomic::Ordering;
 use tidegate_protocol::report::Failure;
 use tidegate_protocol::{Component, ReleaseRef};
 
+use crate::context::Installed;
 use crate::fetch::Want;
 use crate::host::Host;
 use crate::slot::Slot;
+use crate::tree::Trees;
 use crate::work::Scope;
 use crate::{tidy, tree};
 
@@ -39,8 +41,40 @@ pub async fn stage(host: &Arc<Host>, slot: &Slot, release: &ReleaseRef, scope: &
         Some(tree) => tree.component.clone(),
         None => host.manifests.component(&host.depot, release, &slot.component, scope).await?,
     };
-    let found = Arc::new(found);
-    let (store, lacking) = (host.store.clone(), found.clone());
+    lay_out(host, &host.trees, slot, release, Arc::new(found), standing, scope).await.map(drop)
+}
+
+/// As [`stage`], for a task of a release: its tree stands below `trees`, as that of
+/// `task`, a component made up for it.
+///
+/// # Errors
+/// As [`stage`].
+pub async fn stage_task(
+    host: &Arc<Host>,
+    trees: &Trees,
+    release: &ReleaseRef,
+    task: Component,
+    scope: &Scope,
+) -> Result<Installed, Failure> {
+    let _guard = host.staging.read().await;
+    let slot = Slot::plain(task.name.clone());
+    let (here, name, wanted) = (trees.clone(), slot.clone(), release.clone());
+    let standing = scope.blocking(move |_| here.locate(&name, &wanted).map_err(|e| e.failure())).await?;
+    lay_out(host, trees, &slot, release, Arc::new(task), standing, scope).await
+}
+
+/// Fetches what the store lacks of it, and makes its tree whole. The caller holds
+/// the staging lock.
+async fn lay_out(
+    host: &Arc<Host>,
+    trees: &Trees,
+    slot: &Slot,
+    release: &ReleaseRef,
+    component: Arc<Component>,
+    standing: Option<Installed>,
+    scope: &Scope,
+) -> Result<Installed, Failure> {
+    let (store, lacking) = (host.store.clone(), component.clone());
     let wants = scope
         .blocking(move |scope| {
             let needed: Vec<_> = match &standing {
@@ -59,18 +93,14 @@ pub async fn stage(host: &Arc<Host>, slot: &Slot, release: &ReleaseRef, scope: &
         })
         .await?;
     host.depot.fetch(&host.store, wants, scope).await?;
-    lay_out(host, slot, release, found, scope).await
-}
-
-async fn lay_out(host: &Arc<Host>, slot: &Slot, release: &ReleaseRef, component: Arc<Component>, scope: &Scope) -> Result<(), Failure> {
-    let (host, side, release) = (host.clone(), slot.side, release.clone());
+    let (host, trees, side, release) = (host.clone(), trees.clone(), slot.side, release.clone());
     scope
         .blocking(move |scope| {
-            let tree = host.trees.lay_out(&host.store, &release, &component, side, &|| scope.go_on()).map_err(|e| e.failure())?;
+            let tree = trees.lay_out(&host.store, &release, &component, side, &|| scope.go_on()).map_err(|e| e.failure())?;
             // Every byte was read back just now.
             host.verified.remember(&tree.dir, tree::fingerprint(&tree));
             scope.counters.staged.store(component.bytes(), Ordering::Relaxed);
-            Ok(())
+            Ok(tree)
         })
         .await
 }

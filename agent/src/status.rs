@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tidegate_protocol::report::{Failure, Progress, Running, ServiceState};
 use tidegate_protocol::side::SwitchProgress;
-use tidegate_protocol::{ComponentName, Digest, Generation, HostName, ReleaseId, Side};
+use tidegate_protocol::{ComponentName, Digest, Generation, HostName, JournalHead, ReleaseId, Side, TaskReport};
 use tidegate_swap::{HistoryEntry, Record};
 use tokio::time::timeout;
 
@@ -21,6 +21,7 @@ use crate::service::Services;
 use crate::slot::Slot;
 use crate::switch::SwitchSeen;
 use crate::tree::{self, Trees};
+use crate::{head, tasks};
 
 /// For a service manager to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -37,6 +38,14 @@ pub struct Status {
     /// Of components with sides.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub switches: Vec<SwitchStatus>,
+    /// Tasks of rollouts that ran here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskReport>,
+    /// The highest head of the controller's journal that this host heard of.
+    pub head: Option<JournalHead>,
+    /// Why it cannot be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_error: Option<String>,
 }
 
 /// Which side of a component serves.
@@ -122,7 +131,12 @@ pub async fn look(config: &Config) -> Result<Status, StartError> {
         let active = slot.side.map(|side| serves == Some(side));
         components.push(ComponentStatus { active, ..one(slot, record, error, lease, &trees, &services).await });
     }
-    Ok(Status { schema: 1, host, components, switches })
+    let (head, head_error) = match head::read(&config.paths.head()) {
+        Ok(head) => (head, None),
+        Err(error) => (None, Some(chain(&error))),
+    };
+    let tasks = tasks::recorded(&tasks::Book::new(config.paths.tasks())).iter().map(tasks::Record::report).collect();
+    Ok(Status { schema: 1, host, components, switches, tasks, head, head_error })
 }
 
 fn switch((component, record): SwitchEntry) -> SwitchStatus {
@@ -192,6 +206,7 @@ pub fn human(status: &Status) -> String {
     let mut out = format!("host {}\n", status.host);
     if status.components.is_empty() {
         out.push_str("no component was ever assigned to this host\n");
+        witnessed(status, &mut out);
         return out;
     }
     let none = || "-".to_owned();
@@ -236,7 +251,23 @@ pub fn human(status: &Status) -> String {
             let _ = writeln!(out, "{}: {error}", c.title());
         }
     }
+    witnessed(status, &mut out);
     out
+}
+
+/// What the host keeps beside its components.
+fn witnessed(status: &Status, out: &mut String) {
+    for task in &status.tasks {
+        let TaskReport { rollout, index, what, attempt, state, note, .. } = task;
+        let note = if note.is_empty() { String::new() } else { format!(": {note}") };
+        let _ = writeln!(out, "task {index} of {rollout}: {} {attempt} {}{note}", what.word(), word(state));
+    }
+    if let Some(head) = &status.head {
+        let _ = writeln!(out, "controller's journal: record {} {}", head.seq, head.hash);
+    }
+    if let Some(error) = &status.head_error {
+        let _ = writeln!(out, "controller's journal: {error}");
+    }
 }
 
 /// As in JSON, so that people and scripts read the same words.

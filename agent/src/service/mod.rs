@@ -21,7 +21,7 @@ use tidegate_protocol::{Component, Timestamp};
 use tokio::time::Instant;
 
 pub use process::{Process, since_boot, started_since};
-pub(crate) use process::{Stat, ended, raw, unix_ms};
+pub(crate) use process::{Stat, carries, ended, pids, raw, unix_ms};
 pub(crate) use proof::read_digest;
 
 use crate::context::{Context, Installed};

@@ -161,6 +161,8 @@ pub(crate) async fn ended(process: Process) -> io::Result<()> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stat {
     pub(crate) alive: bool,
+    /// Its process group.
+    pub(crate) group: u32,
     pub(crate) session: u32,
     /// User and system time, waited-for children included, clock ticks.
     pub(crate) cpu_ticks: u64,
@@ -182,12 +184,21 @@ impl Stat {
         let signed = |at: usize| Some(u64::try_from(field(at)?.parse::<i64>().ok()?).unwrap_or_default());
         Some(Self {
             alive: !matches!(field(3)?, "Z" | "X" | "x"),
+            group: field(5)?.parse().unwrap_or_default(),
             session: field(6)?.parse().unwrap_or_default(),
             cpu_ticks: number(14)? + number(15)? + signed(16)? + signed(17)?,
             start_ticks: number(22)?,
             resident_pages: signed(24)?,
         })
     }
+}
+
+/// Whether a process was started with this variable in its environment; unreadable
+/// counts as no.
+pub(crate) fn carries(pid: u32, variable: &str, value: &str) -> bool {
+    let Ok(environ) = std::fs::read(format!("/proc/{pid}/environ")) else { return false };
+    let wanted = format!("{variable}={value}");
+    environ.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
 }
 
 /// Every pid there is.
@@ -205,7 +216,7 @@ mod tests {
         let line = "42 (a) b) S 1 42 40 0 -1 4194560 1 2 3 4 50 60 7 8 20 0 1 0 12345 1000 77 18446744073709551615";
         let stat = Stat::parse(line).unwrap();
         assert!(stat.alive);
-        assert_eq!((stat.session, stat.cpu_ticks, stat.start_ticks, stat.resident_pages), (40, 125, 12345, 77));
+        assert_eq!((stat.group, stat.session, stat.cpu_ticks, stat.start_ticks, stat.resident_pages), (42, 40, 125, 12345, 77));
         assert!(!Stat::parse(&line.replace(") S", ") Z")).unwrap().alive);
         assert!(Stat::parse("42 (a").is_none());
         assert!(Stat::parse("42 (a) S 1").is_none());

@@ -186,6 +186,34 @@ pub(crate) async fn again(ctx: &Context, services: &Services, installed: &Instal
     Ok(passed)
 }
 
+/// What tells at any time whether a component answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Call {
+    test: Smoke,
+    /// `http://127.0.0.1:8080/`, `tcp://127.0.0.1:5432`.
+    pub(crate) what: String,
+}
+
+/// The first critical test by HTTP that local policy allows, else the first by TCP.
+pub(crate) fn call(ctx: &Context, installed: &Installed) -> Option<Call> {
+    let tests = || installed.component.smoke.iter().filter(|test| test.suite == Suite::Critical && allowed(ctx, installed, test).is_ok());
+    let test = tests()
+        .find(|test| matches!(test.check, SmokeCheck::Http { .. }))
+        .or_else(|| tests().find(|test| matches!(test.check, SmokeCheck::Tcp { .. })))?;
+    let what = match &test.check {
+        SmokeCheck::Http { url, .. } => ctx.expand_in(installed, url).ok()?,
+        SmokeCheck::Tcp { address } => format!("tcp://{}", ctx.expand_in(installed, address).ok()?),
+        _ => return None,
+    };
+    Some(Call { test: test.clone(), what })
+}
+
+/// Whether one attempt at it passes, within its own time and at most this.
+pub(crate) async fn answers(ctx: &Context, services: &Services, installed: &Installed, call: &Call, most: Duration) -> bool {
+    let beside = Beside { ctx, services, installed, since: None };
+    matches!(timeout(most, beside.bounded_attempt(&call.test)).await, Ok(Attempt::Pass(_)))
+}
+
 /// Attempts until one passes or the time for attempts is over.
 async fn until_passed(beside: &Beside<'_>, test: &Smoke, began: Instant) -> Result<String, String> {
     let deadline = began + Duration::from_millis(test.retry_for.0);

@@ -18,7 +18,7 @@ use tidegate_swap::{Mark, SwitchOp};
 
 use crate::context::{Context, Installed};
 use crate::error::{chain, failure};
-use crate::exec::{self, ExecError, Mode, Program};
+use crate::exec::{self, ExecError, Mode, Program, Terms};
 use crate::host::Host;
 use crate::service::{since_boot, unix_ms};
 use crate::slot::Slot;
@@ -85,7 +85,8 @@ async fn command(host: &Arc<Host>, order: &SwitchOrder, side: Side, scope: &Scop
     ];
     tracing::info!(component = %order.component, %side, program = %program.path.display(), args = ?program.args, "switches");
     let title = format!("the command that switches {} to {side}", order.component);
-    let ran = exec::run_program_with(&program, &about.installed.dir, &env, mode, user, COMMAND_TIMEOUT, &mut |_| true).await;
+    let terms = Terms { cwd: &about.installed.dir, env: &env, mode, user, timeout: COMMAND_TIMEOUT, begun: None };
+    let ran = exec::run_program_with(&program, terms, &mut |_| true).await;
     match ran {
         Ok(ran) if ran.success => Ok(()),
         Ok(ran) => {

@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use tidegate_net::{Accepted, Admission, Ca, FrameReceiver, FrameSender, Identity, Peer, Token, accept, server};
 use tidegate_protocol::limits::CONTROL_FRAME_BYTES_MAX;
-use tidegate_protocol::message::{EnrollReply, EnrollRequest, FetchHeader, FetchRequest, ToAgent, ToController, VERSION_WATCH};
+use tidegate_protocol::message::{EnrollReply, EnrollRequest, FetchHeader, FetchRequest, ToAgent, ToController, VERSION_PROCESS};
 use tidegate_protocol::metric::MetricReading;
-use tidegate_protocol::{Assignment, ComponentReport, Digest, Report, Samples, Side, SideAssignment, SidesReport, SwitchOrder, Watch};
+use tidegate_protocol::{
+    Assignment, ComponentName, ComponentReport, Digest, JournalHead, Outages, Report, Samples, Side, SideAssignment, SidesReport,
+    SwitchOrder, TaskOrder, TaskReport, VarDigest, Watch,
+};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::timeout;
 
@@ -27,15 +30,37 @@ pub(crate) struct FakeController {
     reports: watch::Receiver<Option<Report>>,
     sides: watch::Receiver<Vec<SidesReport>>,
     samples: watch::Receiver<Vec<Samples>>,
+    witness: watch::Receiver<Witness>,
     standing: Arc<Mutex<BTreeMap<String, ToAgent>>>,
     orders: broadcast::Sender<ToAgent>,
     endpoint: tidegate_net::quinn::Endpoint,
     sessions: watch::Sender<usize>,
+    endings: watch::Sender<usize>,
     superseding: Arc<std::sync::atomic::AtomicBool>,
+}
+
+/// What was said in this session from version 3 on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Witness {
+    /// Which session, from 1.
+    pub(crate) session: usize,
+    pub(crate) tasks: Option<Vec<TaskReport>>,
+    pub(crate) outages: Option<Vec<Outages>>,
+    pub(crate) vars: Option<Vec<VarDigest>>,
+    pub(crate) head: Option<JournalHead>,
+    /// Messages of outages.
+    pub(crate) outage_messages: usize,
+    /// Reports.
+    pub(crate) reports: usize,
 }
 
 impl FakeController {
     pub(crate) fn start() -> Self {
+        Self::speaking(VERSION_PROCESS)
+    }
+
+    /// One that agrees on this version at most.
+    pub(crate) fn speaking(version: u16) -> Self {
         let ca = Arc::new(Ca::create("test").unwrap());
         let (cert, key) = ca.issue_controller(&["127.0.0.1".into()]).unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -48,6 +73,7 @@ impl FakeController {
         let (report, reports) = watch::channel(None);
         let (sided, sides) = watch::channel(Vec::new());
         let (sampled, samples) = watch::channel(Vec::new());
+        let (witnessed, witness) = watch::channel(Witness::default());
         let (orders, _) = broadcast::channel(64);
         let this = Self {
             addr,
@@ -57,18 +83,21 @@ impl FakeController {
             reports,
             sides,
             samples,
+            witness,
             standing: Arc::default(),
             orders,
             endpoint: endpoint.clone(),
             sessions: watch::channel(0).0,
+            endings: watch::channel(0).0,
             superseding: Arc::default(),
         };
-        let (sessions, superseding) = (this.sessions.clone(), this.superseding.clone());
+        let (sessions, endings, superseding) = (this.sessions.clone(), this.endings.clone(), this.superseding.clone());
         let (out, mut accepted) = mpsc::channel(4);
         tokio::spawn(async move { accept(&endpoint, &Admission::default(), &out).await });
         let (ca, secrets, depot) = (this.ca.clone(), this.secrets.clone(), this.depot.clone());
         let (standing, orders) = (this.standing.clone(), this.orders.clone());
-        let told = Told { report: Arc::new(report), sided: Arc::new(sided), sampled: Arc::new(sampled) };
+        let told =
+            Told { report: Arc::new(report), sided: Arc::new(sided), sampled: Arc::new(sampled), witnessed: Arc::new(witnessed), version };
         tokio::spawn(async move {
             while let Some(Accepted { connection, peer }) = accepted.recv().await {
                 match peer {
@@ -79,6 +108,7 @@ impl FakeController {
                         let (standing, orders) = (standing.lock().unwrap().values().cloned().collect(), orders.subscribe());
                         let depot = depot.clone();
                         sessions.send_modify(|n| *n += 1);
+                        let endings = endings.clone();
                         let superseded = superseding.load(std::sync::atomic::Ordering::SeqCst).then(|| connection.clone());
                         tokio::spawn(async move {
                             while let Ok((send, recv)) = connection.accept_bi().await {
@@ -87,7 +117,10 @@ impl FakeController {
                         });
                         let control = control(FrameSender::new(send), FrameReceiver::new(recv), host, standing, orders, told.clone());
                         tokio::spawn(async move {
-                            let Some(connection) = superseded else { return control.await };
+                            let Some(connection) = superseded else {
+                                control.await;
+                                return endings.send_modify(|n| *n += 1);
+                            };
                             // As the controller does: the stream ends, then the connection.
                             let _ = timeout(Duration::from_millis(300), control).await;
                             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -114,6 +147,17 @@ impl FakeController {
     pub(crate) async fn sessions(&self, count: usize) {
         let mut begun = self.sessions.subscribe();
         timeout(PATIENCE, begun.wait_for(|n| *n >= count)).await.unwrap().unwrap();
+    }
+
+    /// How many sessions have ended.
+    pub(crate) fn endings(&self) -> usize {
+        *self.endings.borrow()
+    }
+
+    /// Waits until so many have.
+    pub(crate) async fn ended(&self, count: usize) {
+        let mut ended = self.endings.subscribe();
+        timeout(PATIENCE, ended.wait_for(|n| *n >= count)).await.unwrap().unwrap();
     }
 
     pub(crate) fn token(&self) -> Token {
@@ -157,6 +201,42 @@ impl FakeController {
             Ok(samples) => found(&samples.unwrap()).unwrap(),
             Err(_) => panic!("{metric} did not come; last seen: {:#?}", self.samples.borrow()),
         }
+    }
+
+    /// The same for tasks, whole.
+    pub(crate) fn tasks(&self, orders: &[TaskOrder]) {
+        self.say("~~tasks".to_owned(), ToAgent::Tasks(orders.to_vec()));
+    }
+
+    /// The same for components whose outages are observed, whole.
+    pub(crate) fn outages(&self, components: &[&str]) {
+        let components: Vec<ComponentName> = components.iter().map(|name| name.parse().unwrap()).collect();
+        self.say("~~outages".to_owned(), ToAgent::Outages(components));
+    }
+
+    /// Says the head, once.
+    pub(crate) fn head(&self, head: JournalHead) {
+        let _ = self.orders.send(ToAgent::Head(head));
+    }
+
+    /// Waits until what was said in the present session is as wanted.
+    pub(crate) async fn until_witness(&self, what: &str, wanted: impl Fn(&Witness) -> bool) -> Witness {
+        let mut witness = self.witness.clone();
+        match timeout(PATIENCE, witness.wait_for(|witness| wanted(witness))).await {
+            Ok(witness) => witness.unwrap().clone(),
+            Err(_) => panic!("{what} did not come; last seen: {:#?}", self.witness.borrow()),
+        }
+    }
+
+    /// Which session stands, or stood last.
+    pub(crate) fn session(&self) -> usize {
+        self.witness.borrow().session
+    }
+
+    /// Waits until a task is reported as wanted.
+    pub(crate) async fn until_task(&self, what: &str, wanted: impl Fn(&TaskReport) -> bool) -> TaskReport {
+        let of = |witness: &Witness| witness.tasks.iter().flatten().find(|task| wanted(task)).cloned();
+        of(&self.until_witness(what, |witness| of(witness).is_some()).await).unwrap()
     }
 
     fn say(&self, about: String, order: ToAgent) {
@@ -215,6 +295,8 @@ struct Told {
     report: Arc<watch::Sender<Option<Report>>>,
     sided: Arc<watch::Sender<Vec<SidesReport>>>,
     sampled: Arc<watch::Sender<Vec<Samples>>>,
+    witnessed: Arc<watch::Sender<Witness>>,
+    version: u16,
 }
 
 async fn control(
@@ -227,8 +309,9 @@ async fn control(
 ) {
     let Ok(Some(ToController::Hello { report, .. })) = receiver.receive(CONTROL_FRAME_BYTES_MAX).await else { return };
     told.report.send_replace(Some(report));
+    told.witnessed.send_modify(|witness| *witness = Witness { session: witness.session + 1, ..Witness::default() });
     let labels = BTreeMap::from([("role".to_owned(), "api".to_owned())]);
-    let welcome = ToAgent::Welcome { version: VERSION_WATCH, host, report_every_ms: 200, labels };
+    let welcome = ToAgent::Welcome { version: told.version, host, report_every_ms: 200, labels };
     sender.send(&welcome, CONTROL_FRAME_BYTES_MAX).await.unwrap();
     for order in standing {
         sender.send(&order, CONTROL_FRAME_BYTES_MAX).await.unwrap();
@@ -236,9 +319,19 @@ async fn control(
     let up = async {
         while let Ok(Some(message)) = receiver.receive(CONTROL_FRAME_BYTES_MAX).await {
             match message {
-                ToController::Report(report) => drop(told.report.send_replace(Some(report))),
+                ToController::Report(report) => {
+                    told.report.send_replace(Some(report));
+                    told.witnessed.send_modify(|witness| witness.reports += 1);
+                }
                 ToController::Sides(sides) => drop(told.sided.send_replace(sides)),
                 ToController::Samples(samples) => drop(told.sampled.send_replace(samples)),
+                ToController::Tasks(tasks) => told.witnessed.send_modify(|witness| witness.tasks = Some(tasks)),
+                ToController::Outages(outages) => told.witnessed.send_modify(|witness| {
+                    witness.outages = Some(outages);
+                    witness.outage_messages += 1;
+                }),
+                ToController::Vars(vars) => told.witnessed.send_modify(|witness| witness.vars = Some(vars)),
+                ToController::Head(head) => told.witnessed.send_modify(|witness| witness.head = Some(head)),
                 ToController::Hello { .. } => {}
             }
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use tidegate_protocol::release::{FileEntry, MANIFEST_SCHEMA, Proof, Runbook, Service, Smoke, SmokeCheck, Suite};
+use tidegate_protocol::release::{FileEntry, MANIFEST_SCHEMA, Proof, Runbook, Service, Smoke, SmokeCheck, Suite, Task};
 use tidegate_protocol::{Assignment, Component, ComponentReport, Generation, Intent, Millis, Phase, Progress, Release, ReleaseRef, Target};
 
 use crate::fake::FakeController;
@@ -135,6 +135,11 @@ pub(crate) fn release_with(
         }],
     };
     change(&mut component);
+    (publish(controller, version, &component, Vec::new()), component)
+}
+
+/// A manifest in the depot.
+pub(crate) fn publish(controller: &FakeController, version: &str, component: &Component, tasks: Vec<Task>) -> ReleaseRef {
     let manifest = Release {
         schema: MANIFEST_SCHEMA,
         name: "shop".parse().unwrap(),
@@ -144,11 +149,11 @@ pub(crate) fn release_with(
         runbook: Runbook::default(),
         expires: None,
         floor: None,
-        tasks: Vec::new(),
+        tasks,
         components: vec![component.clone()],
     };
     let digest = controller.store(&serde_json::to_vec(&manifest).unwrap());
-    (ReleaseRef { id: format!("shop@{version}").parse().unwrap(), manifest: digest }, component)
+    ReleaseRef { id: format!("shop@{version}").parse().unwrap(), manifest: digest }
 }
 
 pub(crate) fn assignment(n: u64, target: Target, phase: Phase) -> Assignment {

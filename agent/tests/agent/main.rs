@@ -8,3 +8,5 @@ mod host;
 mod observe;
 mod rounds;
 mod sides;
+mod tasks;
+mod witness;

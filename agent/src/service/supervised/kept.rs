@@ -12,7 +12,7 @@ use tidegate_protocol::{BootId, ReleaseRef};
 
 use crate::context::Context;
 use crate::durable;
-use crate::service::process::{Process, Stat, pids};
+use crate::service::process::{Process, Stat, carries, pids};
 use crate::slot::Slot;
 
 /// Set in the environment of a service, and inherited by what it starts.
@@ -133,11 +133,8 @@ fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// The environment of a process as it was started; unreadable counts as no.
 fn has_token(pid: u32, token: &str) -> bool {
-    let Ok(environ) = std::fs::read(format!("/proc/{pid}/environ")) else { return false };
-    let wanted = format!("{SPAWN_VARIABLE}={token}");
-    environ.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
+    carries(pid, SPAWN_VARIABLE, token)
 }
 
 /// Makes the log's directory, puts a large log aside, and says from which offset
