@@ -104,6 +104,7 @@ pub struct FleetBuilder {
     agent_env: Pairs,
     any_port: bool,
     start_agents: bool,
+    config: String,
 }
 
 impl FleetBuilder {
@@ -136,6 +137,13 @@ impl FleetBuilder {
         self
     }
 
+    /// Sections more in controller.toml, before the first start.
+    #[must_use]
+    pub fn config(mut self, sections: &str) -> Self {
+        self.config.push_str(sections);
+        self
+    }
+
     /// Agents join, but do not run yet.
     #[must_use]
     pub fn agents_stopped(mut self) -> Self {
@@ -149,6 +157,7 @@ impl FleetBuilder {
     /// Something did not start or join; the logs are part of the message.
     pub fn start(self) -> anyhow::Result<Fleet> {
         let mut fleet = Fleet::empty(self.any_port)?;
+        fleet.add_config(&self.config)?;
         fleet.start_controller_with(&self.controller_env)?;
         fleet.join(self.hosts, self.labels)?;
         if self.start_agents {
@@ -192,6 +201,7 @@ impl Fleet {
             agent_env: Vec::new(),
             any_port: false,
             start_agents: true,
+            config: String::new(),
         }
     }
 
@@ -233,6 +243,16 @@ impl Fleet {
     #[must_use]
     pub fn controller_dir(&self) -> PathBuf {
         self.dir.join("controller")
+    }
+
+    /// Puts sections at the end of controller.toml; the controller reads it at its start.
+    ///
+    /// # Errors
+    /// The disk says no.
+    pub fn add_config(&self, sections: &str) -> anyhow::Result<()> {
+        let file = self.controller_dir().join("controller.toml");
+        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        fs::write(&file, format!("{text}\n{sections}")).with_context(|| format!("writing {}", file.display()))
     }
 
     /// The controller's log.

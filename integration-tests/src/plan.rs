@@ -99,6 +99,12 @@ impl Plan {
         self.line(&format!("switch = {{ {inside} }}"))
     }
 
+    /// Whole tables, as they shall stand at the end of the file.
+    #[must_use]
+    pub fn tables(self, toml: &str) -> Self {
+        self.table(toml.trim_end(), &[""])
+    }
+
     fn table(mut self, head: &str, lines: &[&str]) -> Self {
         self.tables.push(lines.iter().fold(head.to_owned(), |table, line| table + line + "\n"));
         self

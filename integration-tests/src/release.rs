@@ -146,20 +146,99 @@ pub fn http_smoke(port_var: &str, retry_for: &str) -> String {
     )
 }
 
+/// A task of a release: a shell script that notes each run in `${var.scratch}/tasks`.
+#[derive(Clone, Debug)]
+pub struct Task {
+    name: String,
+    run: String,
+    undo: Option<String>,
+    on: String,
+    lines: Vec<String>,
+}
+
+impl Task {
+    /// Runs `script` on the first host that `on` selects. In the script `$scratch`
+    /// is a directory that everybody may write to, `$host` the host's name; its
+    /// last line of output becomes the note.
+    #[must_use]
+    pub fn new(name: &str, on: &str, script: &str) -> Self {
+        Self { name: name.to_owned(), run: script.to_owned(), undo: None, on: on.to_owned(), lines: Vec::new() }
+    }
+
+    /// With a script that takes it back.
+    #[must_use]
+    pub fn undo(mut self, script: &str) -> Self {
+        self.undo = Some(script.to_owned());
+        self
+    }
+
+    /// A line more in `[[task]]`.
+    #[must_use]
+    pub fn line(mut self, line: &str) -> Self {
+        self.lines.push(line.to_owned());
+        self
+    }
+
+    /// A name for files.
+    fn slug(&self) -> String {
+        self.name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+    }
+
+    fn write_tree(&self, tree: &Path) -> anyhow::Result<()> {
+        let scripts = [("run", Some(&self.run)), ("undo", self.undo.as_ref())];
+        for (what, script) in scripts.into_iter().filter_map(|(what, script)| Some((what, script?))) {
+            // One line per run, appended at once: what ran, how often and where, by its own word.
+            let text =
+                format!("#!/bin/sh\nset -eu\nscratch=$1 host=$2\necho \"{} {what} $host\" >>\"$scratch/tasks\"\n{script}\n", self.slug());
+            write(&tree.join("bin").join(what), text.as_bytes(), 0o755)?;
+        }
+        Ok(())
+    }
+
+    fn table(&self) -> String {
+        let argv = |what: &str| format!(r#"["bin/{what}", "${{var.scratch}}", "${{host}}"]"#);
+        let mut toml = format!(
+            "\n[[task]]\nname = {:?}\ntree = \"dist/task-{}\"\nrun = {}\non = {:?}\n",
+            self.name,
+            self.slug(),
+            argv("run"),
+            self.on
+        );
+        if self.undo.is_some() {
+            let _ = writeln!(toml, "undo = {}", argv("undo"));
+        }
+        for line in &self.lines {
+            let _ = writeln!(toml, "{line}");
+        }
+        toml
+    }
+}
+
 /// A release to be.
 #[derive(Clone, Debug)]
 pub struct Release {
     name: String,
     version: String,
+    known_issues: String,
     components: Vec<Component>,
+    tasks: Vec<Task>,
     lines: Vec<String>,
+    files: Vec<(String, String)>,
 }
 
 impl Release {
     /// `shop@VERSION`, without components yet.
     #[must_use]
     pub fn new(version: &str) -> Self {
-        Self { name: "shop".to_owned(), version: version.to_owned(), components: Vec::new(), lines: Vec::new() }
+        Self {
+            name: "shop".to_owned(),
+            version: version.to_owned(),
+            known_issues: "none".to_owned(),
+            components: Vec::new(),
+            tasks: Vec::new(),
+            lines: Vec::new(),
+            files: Vec::new(),
+        }
     }
 
     /// `shop@VERSION` with one good component `api`.
@@ -195,6 +274,38 @@ impl Release {
         self
     }
 
+    /// One task more; they run in this order.
+    #[must_use]
+    pub fn task(mut self, task: Task) -> Self {
+        self.tasks.push(task);
+        self
+    }
+
+    /// What is known to be wrong with it, other than none.
+    #[must_use]
+    pub fn known_issues(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.known_issues);
+        self
+    }
+
+    /// A file beside release.toml.
+    #[must_use]
+    pub fn file(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
+    /// Notes and both runbooks, with the version in each.
+    #[must_use]
+    pub fn documented(self) -> Self {
+        let version = self.version.clone();
+        self.file("NOTES.md", &format!("# Release {version}\n\n- Faster checkout\n"))
+            .file("deploy.md", &format!("# Deploying {version}\n\n1. Look at the plan\n"))
+            .file("rollback.md", &format!("# Rolling back {version}\n\n1. `tidegate rollout rollback`\n"))
+            .line("notes = \"NOTES.md\"")
+            .line("runbook = { deploy = \"deploy.md\", rollback = \"rollback.md\" }")
+    }
+
     /// A line more at the top of release.toml.
     #[must_use]
     pub fn line(mut self, line: &str) -> Self {
@@ -216,10 +327,17 @@ impl Release {
         for component in &self.components {
             component.write_tree(&dir.join("dist").join(&component.name), &self.version)?;
         }
-        let mut toml = format!("name = \"{}\"\nversion = \"{}\"\nknown_issues = \"none\"\n", self.name, self.version);
+        for (name, text) in &self.files {
+            write(&dir.join(name), text.as_bytes(), 0o644)?;
+        }
+        for task in &self.tasks {
+            task.write_tree(&dir.join("dist").join(format!("task-{}", task.slug())))?;
+        }
+        let mut toml = format!("name = \"{}\"\nversion = \"{}\"\nknown_issues = {:?}\n", self.name, self.version, self.known_issues);
         for line in &self.lines {
             let _ = writeln!(toml, "{line}");
         }
+        self.tasks.iter().for_each(|task| toml.push_str(&task.table()));
         self.components.iter().for_each(|component| toml.push_str(&component.table()));
         let path = dir.join("release.toml");
         write(&path, toml.as_bytes(), 0o644)?;

@@ -40,11 +40,35 @@ pub fn find(program: &str, package: &str) -> anyhow::Result<Option<PathBuf>> {
     if let Some(found) = dirs.map(|dir| dir.join(program)).find(|file| file.is_file()) {
         return Ok(Some(found));
     }
-    if std::env::var_os("TIDEGATE_TOOLS").is_some_and(|word| word == "required") {
+    if required() {
         bail!("there is no {program}: apt-get install {package}");
     }
     eprintln!("SKIPPED, nothing was tested: there is no {program} (apt-get install {package})");
     Ok(None)
+}
+
+/// A Python that has `module`, or none, said on stderr; as [`find`].
+///
+/// # Errors
+/// It is missing, and required.
+pub fn python(module: &str, package: &str) -> anyhow::Result<Option<PathBuf>> {
+    // Debian's packages are there for Debian's Python only, whatever else stands first in the search path.
+    for candidate in ["/usr/bin/python3", "python3"] {
+        let mut command = Command::new(candidate);
+        command.args(["-c", &format!("import {module}")]);
+        if Output::of(command, Duration::from_secs(30)).is_ok_and(|output| output.code == 0) {
+            return Ok(Some(candidate.into()));
+        }
+    }
+    if required() {
+        bail!("no python3 has the module {module}: apt-get install {package}");
+    }
+    eprintln!("SKIPPED, nothing was tested: no python3 has the module {module} (apt-get install {package}, or pip install {module})");
+    Ok(None)
+}
+
+fn required() -> bool {
+    std::env::var_os("TIDEGATE_TOOLS").is_some_and(|word| word == "required")
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -178,6 +178,25 @@ impl Check {
             | Record::Switched { .. }
             | Record::Retired { .. }
             | Record::Drilled { .. } => {}
+            // The process has checks of its own too: readiness, signatures, tasks, papers.
+            Record::Readiness { .. }
+            | Record::Windows { .. }
+            | Record::Freeze { .. }
+            | Record::Approved { .. }
+            | Record::Overridden { .. }
+            | Record::Began
+            | Record::TaskOrdered { .. }
+            | Record::TaskEnded { .. }
+            | Record::Stopping { .. }
+            | Record::Probed { .. }
+            | Record::Outage { .. }
+            | Record::Notified { .. }
+            | Record::Reminded { .. }
+            | Record::Noted { .. }
+            | Record::Item { .. }
+            | Record::SignedOff { .. }
+            | Record::Reviewed { .. }
+            | Record::Closed { .. } => {}
             Record::Found { origin } => {
                 let target = position(world, &origin.host, &origin.component).and_then(|at| model.targets.get_mut(&at));
                 if let Some(target) = target {
