@@ -11,6 +11,7 @@ extern crate alloc;
 pub mod amount;
 pub mod condition;
 pub mod gate;
+pub mod notices;
 pub mod plan;
 pub mod process;
 pub mod readiness;

@@ -186,7 +186,7 @@ impl Notices {
             Record::Began => self.begun(plan, at, &mut out),
             Record::Said { verb, .. } => self.said = Some((at, *verb)),
             Record::State { to, reason } => {
-                self.to_state(plan, at, *to, reason, &mut out);
+                self.state_is(plan, at, *to, reason, &mut out);
                 self.state = *to;
             }
             Record::Host { host, component, to, failure: Some(failure), counted, .. } => {
@@ -258,7 +258,7 @@ impl Notices {
         self.tell(at, draft, out);
     }
 
-    fn to_state(&mut self, plan: &Plan, at: Timestamp, to: RolloutState, reason: &str, out: &mut Vec<(Notice, String)>) {
+    fn state_is(&mut self, plan: &Plan, at: Timestamp, to: RolloutState, reason: &str, out: &mut Vec<(Notice, String)>) {
         use RolloutState as S;
         let came = to != self.state;
         // The wait is over, whatever follows.
