@@ -68,3 +68,28 @@ impl Verified {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(dir) == Some(fingerprint)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use tokio::sync::watch;
+
+    /// A whole host, which starts nothing and has no connection.
+    pub(crate) fn host(ctx: Context) -> Arc<Host> {
+        let ctx = Arc::new(ctx);
+        let state = ctx.state_dir.clone();
+        std::fs::create_dir_all(&state).unwrap();
+        Arc::new(Host {
+            services: Services::observing(ctx.clone()),
+            ledger: Ledger::open(state.join("ledger")).unwrap(),
+            store: Store::open(state.join("store")).unwrap(),
+            trees: Trees::open(&ctx.opt_dir).unwrap(),
+            links: Links::new(state.join("links"), Vec::new()),
+            manifests: Manifests::new(state.join("manifests")),
+            depot: Depot::new(watch::channel(None).1),
+            staging: tokio::sync::RwLock::new(()),
+            verified: Verified::default(),
+            ctx,
+        })
+    }
+}

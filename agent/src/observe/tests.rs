@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::context::tests::{context, installed, scratch};
 use crate::context::{Context, Installed};
+use crate::host::tests::host;
 use crate::service::{Process, Services, unix_ms};
 
 /// Longer than anything here takes.
@@ -501,30 +502,12 @@ async fn a_command_tells_a_number() {
     bed.fails("side", &["side"]).await;
 }
 
-/// A whole host, for the list of watches itself.
-fn host(dir: &std::path::Path) -> Arc<Host> {
-    let ctx = Arc::new(context(dir));
-    std::fs::create_dir_all(dir.join("state")).unwrap();
-    Arc::new(Host {
-        services: Services::observing(ctx.clone()),
-        ledger: crate::ledger::Ledger::open(dir.join("state/ledger")).unwrap(),
-        store: crate::store::Store::open(dir.join("state/store")).unwrap(),
-        trees: crate::tree::Trees::open(&dir.join("opt")).unwrap(),
-        links: crate::links::Links::new(dir.join("state/links"), Vec::new()),
-        manifests: crate::manifest::Manifests::new(dir.join("state/manifests")),
-        depot: crate::fetch::Depot::new(watch::channel(None).1),
-        staging: tokio::sync::RwLock::new(()),
-        verified: crate::host::Verified::default(),
-        ctx,
-    })
-}
-
 #[tokio::test]
 async fn watches_are_desired_state() {
     let dir = scratch();
     let (order, watches) = watch::channel(Vec::new());
     let (sampled, mut samples) = watch::channel(None);
-    let running = tokio::spawn(run(host(dir.path()), Arc::new(|_: &Slot| None), watches, sampled));
+    let running = tokio::spawn(run(host(context(dir.path())), Arc::new(|_: &Slot| None), watches, sampled));
     let watched = |component: &str, sources: &[(&str, Source)], every: u64| Watch {
         component: component.parse().unwrap(),
         rollout: "r1".parse().unwrap(),

@@ -245,10 +245,87 @@ impl Observer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::tests::{context, installed, scratch};
+    use crate::host::tests::host;
     use tidegate_protocol::Outage;
     use tidegate_protocol::codec::encode;
     use tidegate_protocol::limits::{CONTROL_FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, OUTAGES_MAX};
     use tidegate_protocol::message::ToController;
+    use tidegate_protocol::release::{Service, Smoke, SmokeCheck, Suite};
+    use tidegate_protocol::{Millis, Target as Release};
+
+    fn smoke(suite: Suite, check: SmokeCheck) -> Smoke {
+        let (timeout, retry_for) = (Millis::from_secs(1), Millis(0));
+        Smoke { id: "SMK-001".into(), name: "it answers".into(), suite, check, timeout, retry_for }
+    }
+
+    fn http(url: &str) -> SmokeCheck {
+        SmokeCheck::Http { url: url.into(), status: 200, body: None }
+    }
+
+    /// Lays a release without files out, and points the slot's link at it.
+    fn serve(host: &Host, version: &str, side: Option<Side>, tests: Vec<Smoke>) {
+        let root = scratch();
+        let mut it = installed(root.path(), version, &[], Service::Systemd("api.service".into()));
+        it.component.smoke = tests;
+        let slot = Slot { component: it.component.name.clone(), side };
+        host.trees.lay_out(&host.store, &it.release, &it.component, side, &|| true).unwrap();
+        host.trees.flip(&slot, &Release::Release(it.release)).unwrap();
+    }
+
+    fn probe(observer: &Observer) -> Option<String> {
+        observer.target.as_ref().map(|target| target.call.what.clone())
+    }
+
+    #[tokio::test]
+    async fn the_active_side_is_called_at_its_own_address() {
+        let dir = scratch();
+        let mut ctx = context(dir.path());
+        ctx.vars.extend([("port_blue".to_owned(), "81".to_owned()), ("port_green".to_owned(), "82".to_owned())]);
+        let host = host(ctx);
+        let tests = vec![smoke(Suite::Critical, http("http://127.0.0.1:${var.port}/${side}"))];
+        serve(&host, "1.0.0", Some(Side::Blue), tests.clone());
+        serve(&host, "2.0.0", Some(Side::Green), tests);
+        let active = Arc::new(Mutex::new(None));
+        let of = active.clone();
+        let mut observer =
+            Observer::new(host, Arc::new(move |_: &ComponentName| *of.lock().unwrap()), "api".parse().unwrap(), Arc::default());
+        assert!(observer.look(true).await);
+        assert_eq!((probe(&observer), observer.tally.armed), (None, false), "no side serves yet");
+        for (side, url) in [(Side::Blue, "http://127.0.0.1:81/blue"), (Side::Green, "http://127.0.0.1:82/green")] {
+            *active.lock().unwrap() = Some(side);
+            observer.look(false).await;
+            assert_eq!(probe(&observer).as_deref(), Some(url));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_serves_is_called_and_what_was_called_stays_when_there_is_nothing_new() {
+        let dir = scratch();
+        let mut ctx = context(dir.path());
+        ctx.policy.urls = vec!["http://front:80/".into()];
+        let host = host(ctx);
+        let tcp = |port| smoke(Suite::Critical, SmokeCheck::Tcp { address: format!("127.0.0.1:{port}") });
+        let away = smoke(Suite::Critical, http("http://elsewhere/"));
+        serve(&host, "1.0.0", None, vec![away.clone(), tcp(1), tcp(2), smoke(Suite::Integration, http("http://front/"))]);
+        let active: Arc<ActiveSide> = Arc::new(|_| None);
+        let mut observer = Observer::new(host.clone(), active, "api".parse().unwrap(), Arc::default());
+        assert!(observer.look(true).await);
+        assert!(observer.tally.armed, "what is there from the beginning is to answer");
+        assert_eq!(probe(&observer).as_deref(), Some("tcp://127.0.0.1:1"), "local policy does not allow the first one");
+        serve(&host, "2.0.0", None, vec![tcp(3), smoke(Suite::Critical, http("http://front/"))]);
+        observer.look(false).await;
+        assert_eq!(probe(&observer).as_deref(), Some("http://front/"));
+        serve(&host, "3.0.0", None, vec![away]);
+        observer.look(false).await;
+        assert_eq!(probe(&observer).as_deref(), Some("http://front/"));
+        // Taken back to nothing: nothing is called, and nothing is missed.
+        observer.tally.took(1, false);
+        host.trees.flip(&Slot::plain("api".parse().unwrap()), &Release::Absent).unwrap();
+        observer.look(false).await;
+        assert_eq!((probe(&observer), observer.tally.armed), (None, false));
+        assert!(observer.tally.intervals[0].to_unix_ms > 0);
+    }
 
     #[test]
     fn the_most_that_can_be_told_fits_a_frame() {

@@ -370,3 +370,88 @@ fn collect(trees: &Trees, keep: &BTreeMap<String, Vec<ReleaseRef>>) -> Result<()
 pub fn recorded(book: &Book) -> Vec<Record> {
     book.read_all().unwrap_or_default().into_iter().filter_map(|(_, record)| record.ok()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::tests::{context, scratch};
+    use crate::host::tests::host;
+    use tidegate_protocol::{Digest, Millis};
+
+    fn order(rollout: usize, attempt: u32) -> TaskOrder {
+        TaskOrder {
+            rollout: format!("r-{rollout}").parse().unwrap(),
+            index: 0,
+            release: ReleaseRef { id: "shop@2.1.0".parse().unwrap(), manifest: Digest::of(b"m") },
+            what: TaskRun::Run,
+            attempt,
+            deadline: Millis::from_secs(60),
+        }
+    }
+
+    fn runner(dir: &std::path::Path, known: usize) -> Runner {
+        let book = Book::new(dir.join("tasks"));
+        let mut runner = Runner {
+            trees: Trees::at(&dir.join("opt/.tasks")),
+            host: host(context(dir)),
+            book: book.clone(),
+            known: BTreeMap::new(),
+            damaged: BTreeMap::new(),
+            blind: None,
+            orders: Vec::new(),
+            busy: BTreeMap::new(),
+            jobs: JoinSet::new(),
+            serial: 0,
+            stop: watch::channel(Stop::No).1,
+            news: mpsc::channel(NEWS).0,
+        };
+        for i in 0..known {
+            // The youngest has the lowest name.
+            let record = Record::new(&order(i, 1), (TASKS_MAX - i) as u64, TaskState::Done, String::new());
+            book.write(&record).unwrap();
+            runner.known.insert(record.key(), record);
+        }
+        runner
+    }
+
+    #[tokio::test]
+    async fn the_oldest_that_nobody_asks_for_is_forgotten_for_a_new_one() {
+        let dir = scratch();
+        let mut runner = runner(dir.path(), TASKS_MAX);
+        let (oldest, next) = (order(TASKS_MAX - 1, 1), order(TASKS_MAX - 2, 1));
+        runner.orders = vec![oldest.clone()];
+        assert!(runner.make_room(&Key::of(&order(1, 2))).await, "another attempt takes no room");
+        assert_eq!(runner.known.len(), TASKS_MAX);
+        assert!(runner.make_room(&Key::of(&order(99, 1))).await);
+        let on_disk = |runner: &Runner| runner.book.read_all().unwrap().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        assert_eq!(on_disk(&runner).len(), TASKS_MAX - 1);
+        assert!(on_disk(&runner).contains(&Key::of(&oldest)) && !on_disk(&runner).contains(&Key::of(&next)));
+        // All of them are asked for: nothing is forgotten.
+        runner.known.insert(Key::of(&next), Record::new(&next, 1, TaskState::Done, String::new()));
+        runner.orders = (0..TASKS_MAX).map(|i| order(i, 1)).collect();
+        assert!(!runner.make_room(&Key::of(&order(99, 1))).await);
+        assert_eq!(runner.known.len(), TASKS_MAX);
+    }
+
+    #[tokio::test]
+    async fn without_readable_records_nothing_runs() {
+        let dir = scratch();
+        let mut runner = runner(dir.path(), 0);
+        // Not a directory.
+        std::fs::write(dir.path().join("tasks"), "").unwrap();
+        runner.recover().await;
+        runner.orders = vec![order(1, 1)];
+        runner.arrange().await;
+        assert!(runner.busy.is_empty());
+        let reports = runner.reports();
+        assert_eq!(reports.iter().map(|report| report.state).collect::<Vec<_>>(), [TaskState::Lost]);
+        assert!(reports[0].note.contains("not known"), "{}", reports[0].note);
+    }
+
+    #[test]
+    fn of_one_task_the_highest_attempt_is_ordered_and_of_all_not_too_many() {
+        let orders = bounded_orders(vec![order(1, 2), order(1, 1), order(2, 1), order(2, 3)]);
+        assert_eq!(orders.iter().map(|order| order.attempt).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(bounded_orders((0..2 * TASKS_MAX).map(|i| order(i, 1)).collect()).len(), TASKS_MAX);
+    }
+}
