@@ -8,10 +8,31 @@
 
 extern crate alloc;
 
-use alloc::string::String;
+mod doc1;
+mod doc2;
+mod downtime;
+mod fold;
+mod handoff;
+mod issues;
+mod markdown;
+mod model;
+mod open;
+mod story;
+mod text;
+mod timeline;
 
-use tidegate_protocol::{Digest, Release, RolloutId, Timestamp};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use tidegate_protocol::{Digest, Release, ReleaseId, RolloutId, Timestamp};
 use tidegate_rollout::Record;
+
+pub use crate::issues::{Issue, Resolved};
+use crate::story::Story;
+
+/// The schema of every JSON document here.
+pub const SCHEMA: u32 = 1;
 
 /// One record as the journal holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,4 +74,81 @@ pub struct Open {
     pub item: String,
     /// What is missing, and what to do.
     pub what: String,
+}
+
+/// Records that no document can be made from.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DocsError {
+    /// Nothing is known of it.
+    #[error("rollout {id} has no records")]
+    Empty {
+        /// Which.
+        id: RolloutId,
+    },
+    /// The first record does not start a rollout.
+    #[error("rollout {id}: its first record does not start it")]
+    NotStarted {
+        /// Which.
+        id: RolloutId,
+    },
+    /// The manifest is of another release.
+    #[error("rollout {id} is of {wanted}, the manifest given is of {given}")]
+    OtherRelease {
+        /// Which.
+        id: RolloutId,
+        /// The plan's.
+        wanted: ReleaseId,
+        /// The manifest's.
+        given: ReleaseId,
+    },
+    /// A value that JSON cannot hold.
+    #[error("document {document}: {why}")]
+    Json {
+        /// Which.
+        document: &'static str,
+        /// What serde said.
+        why: String,
+    },
+}
+
+/// All documents, in all formats, by file name.
+///
+/// # Errors
+/// [`DocsError`].
+pub fn papers(input: &Input<'_>) -> Result<Vec<Paper>, DocsError> {
+    let story = Story::of(input)?;
+    let mut papers = Vec::new();
+    for document in [doc1::document(&story)?, doc2::document(&story)?] {
+        papers.push(Paper { name: format!("{}.md", document.slug), text: markdown::render(&document) });
+    }
+    Ok(papers)
+}
+
+/// The issues of the execution log; `rollout note --resolves N` takes their
+/// numbers, which never change.
+///
+/// # Errors
+/// [`DocsError`].
+pub fn issues(input: &Input<'_>) -> Result<Vec<Issue>, DocsError> {
+    Ok(Story::of(input)?.issues)
+}
+
+/// What a sign-off of the handoff covers: the digest of document 5's content
+/// without signatures and times, so that the second signature covers what the first
+/// did. An item, an attestation or an issue that is added changes it.
+///
+/// # Errors
+/// [`DocsError`].
+pub fn handoff_digest(input: &Input<'_>) -> Result<Digest, DocsError> {
+    Ok(Story::of(input)?.handoff)
+}
+
+/// Everything that keeps the rollout from being closed; empty: it can be.
+#[must_use]
+pub fn open_items(input: &Input<'_>) -> Vec<Open> {
+    match Story::of(input) {
+        Ok(story) => open::of(&story),
+        // What cannot be told cannot be handed over either.
+        Err(error) => alloc::vec![Open { item: "records".into(), what: format!("{error}") }],
+    }
 }
