@@ -1,4 +1,4 @@
-//! One request to a metrics server: where it may go, with which secret, and how
+//! One request to a metrics server, or to where notifications go: where it may go, with which secret, and how
 //! much may come back. Redirects are not followed: they are said.
 
 use std::io;
@@ -10,7 +10,7 @@ use base64::Engine as _;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, LOCATION, USER_AGENT};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
@@ -56,7 +56,7 @@ pub enum Auth {
 
 /// Why no answer came.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HttpError {
+pub(crate) enum HttpError {
     #[error(transparent)]
     Base(#[from] BadBase),
     #[error("the controller may not call it: name it in controller.toml, [sources.\"{0}\"]")]
@@ -87,14 +87,16 @@ pub(super) enum HttpError {
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Reply {
-    pub(super) status: StatusCode,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Vec<u8>,
+    /// `Retry-After`, as it came.
+    pub(crate) retry_after: Option<String>,
 }
 
 /// Speaks to all metrics servers.
 #[derive(Debug)]
-pub(super) struct Http {
+pub(crate) struct Http {
     places: Vec<Place>,
     system: OnceCell<Arc<ClientConfig>>,
 }
@@ -107,7 +109,7 @@ struct Place {
 }
 
 impl Http {
-    pub(super) fn new(places: impl IntoIterator<Item = (Base, Access)>) -> Self {
+    pub(crate) fn new(places: impl IntoIterator<Item = (Base, Access)>) -> Self {
         let place = |(base, access)| Place { base, access, tls: OnceCell::new() };
         let mut places: Vec<Place> = places.into_iter().map(place).collect();
         // The nearest one counts.
@@ -143,15 +145,58 @@ impl Http {
             request = request.header(AUTHORIZATION, authorization(auth).await?);
         }
         let request = request.body(Full::new(Bytes::from(if long { form } else { String::new() })))?;
+        self.send(base, place, request).await
+    }
 
-        let tcp = TcpStream::connect((base.host.as_str(), base.port)).await.map_err(HttpError::Connect)?;
-        if !base.https {
-            return exchange(TokioIo::new(tcp), request).await;
+    /// GET of a page as a person would open it; `query` as written.
+    pub(super) async fn open(&self, base: &Base, query: Option<&str>) -> Result<Reply, HttpError> {
+        let place = self.places.iter().find(|p| p.base.covers(base));
+        if place.is_none() && !base.is_loopback() {
+            return Err(HttpError::NotListed(base.clone()));
         }
-        let name = ServerName::try_from(base.host.clone()).map_err(|e| HttpError::Tls(io::Error::other(e)))?;
-        let connector = TlsConnector::from(self.tls(place).await?);
-        let tls = connector.connect(name, tcp).await.map_err(HttpError::Tls)?;
-        exchange(TokioIo::new(tls), request).await
+        let path = if base.path.is_empty() { "/" } else { base.path.as_str() };
+        let mut request = Request::builder()
+            .uri(query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")))
+            .header(HOST, base.authority())
+            .header(USER_AGENT, concat!("tidegate-controller/", env!("CARGO_PKG_VERSION")))
+            .header(ACCEPT, "text/html, */*");
+        if let Some(auth) = place.and_then(|p| p.access.auth.as_ref()) {
+            request = request.header(AUTHORIZATION, authorization(auth).await?);
+        }
+        self.send(base, place, request.body(Full::new(Bytes::new()))?).await
+    }
+
+    /// POST of JSON to a place that the caller chose; `path` with its query, `ca_file`
+    /// as in [`Access`].
+    pub(crate) async fn post(
+        &self,
+        base: &Base,
+        path: &str,
+        ca_file: Option<&Path>,
+        headers: &[(&'static str, String)],
+        body: String,
+    ) -> Result<Reply, HttpError> {
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(HOST, base.authority())
+            .header(USER_AGENT, concat!("tidegate-controller/", env!("CARGO_PKG_VERSION")))
+            .header(CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        let request = request.body(Full::new(Bytes::from(body)))?;
+        let tls = match ca_file {
+            _ if !base.https => None,
+            Some(ca) => Some(off_runtime(ca, roots_of).await?),
+            None => Some(self.tls(None).await?),
+        };
+        dial(base, tls, request).await
+    }
+
+    async fn send(&self, base: &Base, place: Option<&Place>, request: Request<Full<Bytes>>) -> Result<Reply, HttpError> {
+        let tls = if base.https { Some(self.tls(place).await?) } else { None };
+        dial(base, tls, request).await
     }
 
     async fn tls(&self, place: Option<&Place>) -> Result<Arc<ClientConfig>, HttpError> {
@@ -161,6 +206,14 @@ impl Http {
         };
         Ok(config.clone())
     }
+}
+
+async fn dial(base: &Base, tls: Option<Arc<ClientConfig>>, request: Request<Full<Bytes>>) -> Result<Reply, HttpError> {
+    let tcp = TcpStream::connect((base.host.as_str(), base.port)).await.map_err(HttpError::Connect)?;
+    let Some(tls) = tls else { return exchange(TokioIo::new(tcp), request).await };
+    let name = ServerName::try_from(base.host.clone()).map_err(|e| HttpError::Tls(io::Error::other(e)))?;
+    let tls = TlsConnector::from(tls).connect(name, tcp).await.map_err(HttpError::Tls)?;
+    exchange(TokioIo::new(tls), request).await
 }
 
 async fn off_runtime(
@@ -234,9 +287,10 @@ where
             let to = response.headers().get(LOCATION).and_then(|l| l.to_str().ok()).unwrap_or_default();
             return Err(HttpError::Redirect { status: status.as_u16(), to: to.chars().take(200).collect() });
         }
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await;
         let body = body.map_err(|e| if e.is::<LengthLimitError>() { HttpError::TooLarge } else { HttpError::Body(e) })?;
-        Ok(Reply { status, body: body.to_bytes().to_vec() })
+        Ok(Reply { status, body: body.to_bytes().to_vec(), retry_after })
     });
     // The connection moves the bytes; dropped with this future, nothing is left of it.
     tokio::select! {

@@ -23,7 +23,7 @@ pub use base::{BadBase, Base};
 pub use http::{Access, Auth};
 
 use crate::core::{CoreHandle, Input};
-use http::{Http, Reply};
+pub(crate) use http::{Http, HttpError, Reply};
 use prometheus::Trouble;
 
 /// Requests in flight.
@@ -85,6 +85,23 @@ impl Sources {
             };
             Err(format!("{base}: {what} was not answered within {} ms", within.as_millis()))
         })
+    }
+
+    /// The status that a page answers with. A redirect is an answer; it is not
+    /// followed.
+    ///
+    /// # Errors
+    /// One sentence: why there is none.
+    pub async fn answers(&self, url: &str, within: Duration) -> Result<u16, String> {
+        let page = url.split('#').next().unwrap_or_default();
+        let (place, query) = page.split_once('?').map_or((page, None), |(place, query)| (place, Some(query)));
+        let base: Base = place.parse().map_err(|e: BadBase| e.to_string())?;
+        match timeout(within, self.http.open(&base, query)).await {
+            Ok(Ok(reply)) => Ok(reply.status.as_u16()),
+            Ok(Err(HttpError::Redirect { status, .. })) => Ok(status),
+            Ok(Err(error)) => Err(chain(&error)),
+            Err(_) => Err(format!("no answer within {} ms", within.as_millis())),
+        }
     }
 
     async fn value(&self, base: &Base, query: &str, samples: Option<&str>) -> Result<Fetched, String> {
@@ -213,7 +230,7 @@ async fn read_off<T: Send + 'static>(reply: Reply, read: impl FnOnce(&Reply) -> 
 }
 
 /// Others' text for one line: bounded, without control characters.
-fn excerpt(text: &str) -> String {
+pub(crate) fn excerpt(text: &str) -> String {
     let mut chars = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
     let mut out: String = chars.by_ref().take(EXCERPT_CHARS_MAX).collect();
     if chars.next().is_some() {
@@ -223,7 +240,7 @@ fn excerpt(text: &str) -> String {
 }
 
 /// An error and what led to it, on one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut out = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {

@@ -68,6 +68,10 @@ pub struct Rollout {
     step: Step,
     /// A person said halt; it ends when nobody is in flight.
     halting: Option<String>,
+    /// That was the machine itself, past a point of no return.
+    stopping: bool,
+    /// What held it is over, by a record; the state that follows is not journaled yet.
+    freed: Option<Freed>,
     /// Who paused it; none while it is not paused, or paused itself.
     paused_by: Option<String>,
     /// The first host whose failure passed the budget, or a person's word.
@@ -153,6 +157,15 @@ pub struct Rollout {
     /// When deadlines were last looked at. Reports must not move it: in a large
     /// fleet one comes more often than a look is due.
     looked_at: Timestamp,
+}
+
+/// What ended a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Freed {
+    /// A person's word.
+    By(Verb),
+    /// What held it went away.
+    ByItself,
 }
 
 /// An open gate.
@@ -258,6 +271,7 @@ impl Rollout {
         let deadlines = matches!(event, Event::Timeout | Event::Contact(..));
         let was_live = self.is_live();
         let waiting = self.actions.len();
+        let mut told = Ok(());
         match event {
             Event::Report(host, report) => {
                 let Some(at) = self.at(host, &report.component) else { return Ok(()) };
@@ -348,15 +362,11 @@ impl Rollout {
                 // What came a moment ago comes before what is said now.
                 let before = self.state;
                 self.look_at_triggers(now, self.book.unjudged_since.is_some());
-                let said = if self.state == RolloutState::RollingBack && before != self.state && verb != Verb::Rollback {
+                told = if self.state == RolloutState::RollingBack && before != self.state && verb != Verb::Rollback {
                     Err(self.refused(verb, alloc::format!("it went on the way back a moment ago: {}", self.reason)))
                 } else {
                     self.said(now, verb, by, reason)
                 };
-                if let Err(refused) = said {
-                    self.decide(now);
-                    return Err(refused);
-                }
             }
             Event::Returned => {
                 self.append(now, Record::Returned);
@@ -389,7 +399,7 @@ impl Rollout {
             self.end_outages(now);
             self.tell_watches();
         }
-        Ok(())
+        told
     }
 
     /// What shall be measured changed everywhere.
@@ -508,6 +518,18 @@ impl Rollout {
     #[must_use]
     pub const fn times(&self) -> (Timestamp, Option<Timestamp>) {
         (self.started_at, self.ended_at)
+    }
+
+    /// Of a drill that is over: how it went, and how long it took.
+    #[must_use]
+    pub const fn drilled(&self) -> Option<Drilled> {
+        self.drilled
+    }
+
+    /// First swap order and last confirmation so far.
+    #[must_use]
+    pub fn swapped(&self) -> Option<(Timestamp, Timestamp)> {
+        self.first_swap_at.zip(self.last_confirmed_at)
     }
 
     /// The latest time seen.
