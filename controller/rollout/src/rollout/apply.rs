@@ -10,7 +10,7 @@ use tidegate_protocol::{Intent, Phase, RolloutId, Timestamp};
 use super::book::Book;
 use super::switching::Switch;
 use super::tasks::TaskGo;
-use super::{Contact, GRACE, GateRun, Investigation, Judged, LOST_IN_WAVE, Live, Order, Rollout, TargetRun};
+use super::{Contact, Freed, GRACE, GateRun, Investigation, Judged, LOST_IN_WAVE, Live, Order, Rollout, TargetRun};
 use crate::plan::Plan;
 use crate::record::{GateStep, InvestigationStep, Origin, Record, RolloutState, Step, TargetState, Verb};
 use crate::spec::TriggerAction;
@@ -68,6 +68,8 @@ impl Rollout {
             reason: String::new(),
             step: Step::Preflight,
             halting: None,
+            stopping: false,
+            freed: None,
             paused_by: None,
             cause_of_rollback: None,
             owed_back: None,
@@ -144,9 +146,10 @@ impl Rollout {
             Record::TaskEnded { index, what, attempt, state, note, .. } => {
                 if let Some(go) = self.tasks.get_mut(&(*index, *what)).filter(|go| go.attempt == *attempt) {
                     go.ended = Some((*state, note.clone()));
+                    self.freed = self.freed.or(Some(Freed::ByItself));
                 }
             }
-            Record::Stopping { reason } => (self.halting, self.owed_back) = (Some(reason.clone()), None),
+            Record::Stopping { reason } => (self.halting, self.stopping, self.owed_back) = (Some(reason.clone()), true, None),
             Record::Notified { key, route, .. } => {
                 self.notified.insert((key.clone(), route.clone()));
             }
@@ -178,6 +181,10 @@ impl Rollout {
                     {
                         gate.ends_at = gate.ends_at + at.since(held);
                     }
+                }
+                self.freed = None;
+                if to.is_terminal() || *to == RolloutState::RollingBack {
+                    self.stopping = false;
                 }
                 if to.is_terminal() {
                     self.halting = None;
@@ -266,21 +273,26 @@ impl Rollout {
                     run.confirmed_as = Some(self.confirmations);
                 }
             }
-            Record::Said { verb, by, reason } => match verb {
-                Verb::Halt => self.halting = Some(reason.clone()),
-                Verb::Pause => self.paused_by = Some(by.clone()),
-                // Resumed, though something else may keep it where it is.
-                Verb::Resume => (self.paused_by, self.asked_at) = (None, None),
-                Verb::Promote | Verb::PromoteAll => {
-                    if *verb == Verb::PromoteAll {
-                        self.promoted_all = Some(reason.clone());
-                    }
-                    self.paused_by = None;
-                    self.switch_go |= self.step == Step::Switching;
+            Record::Said { verb, by, reason } => {
+                if matches!(verb, Verb::Resume | Verb::Promote | Verb::PromoteAll) {
+                    self.freed = Some(Freed::By(*verb));
                 }
-                Verb::Rollback => (self.owed_back, self.person_back) = (Some(reason.clone()), true),
-                Verb::Ack => {}
-            },
+                match verb {
+                    Verb::Halt => self.halting = Some(reason.clone()),
+                    Verb::Pause => self.paused_by = Some(by.clone()),
+                    // Resumed, though something else may keep it where it is.
+                    Verb::Resume => (self.paused_by, self.asked_at) = (None, None),
+                    Verb::Promote | Verb::PromoteAll => {
+                        if *verb == Verb::PromoteAll {
+                            self.promoted_all = Some(reason.clone());
+                        }
+                        self.paused_by = None;
+                        self.switch_go |= self.step == Step::Switching;
+                    }
+                    Verb::Rollback => (self.owed_back, self.person_back) = (Some(reason.clone()), true),
+                    Verb::Ack => {}
+                }
+            }
             Record::Found { origin } => {
                 if let Some(run) = self.at(&origin.host, &origin.component).and_then(|i| self.targets.get_mut(i)) {
                     run.origin = origin.clone();
@@ -329,6 +341,7 @@ impl Rollout {
                     }
                 }
                 InvestigationStep::Cleared => {
+                    self.freed = self.freed.or(Some(Freed::ByItself));
                     self.investigation = None;
                     if let Some(from) = self.trigger_from.get_mut(*trigger) {
                         *from = at;
@@ -388,6 +401,9 @@ impl Rollout {
     fn apply_gate(&mut self, at: Timestamp, stage: usize, wave: usize, step: GateStep) {
         let Some(spec) = self.plan.gating.stages.get(stage) else { return };
         let (bake, standing) = (spec.bake, spec.standing);
+        if matches!(step, GateStep::Sighted | GateStep::Extended | GateStep::Passed | GateStep::Overridden) {
+            self.freed = self.freed.or(Some(Freed::ByItself));
+        }
         match step {
             GateStep::Opened => {
                 self.gate = Some(GateRun { wave, opened_at: at, ends_at: at + bake, extended: false, held_since: None });

@@ -19,7 +19,7 @@ impl Rollout {
         if let Some(task) = self.past_return().filter(|_| !self.person_back) {
             // A machine takes nothing back past this point: it ends where it stands,
             // and people decide.
-            if self.halting.is_none() {
+            if !self.stands() {
                 let reason = format!("past the point of no return ({:?} cannot be taken back): {reason}", task.name);
                 self.append(now, Record::Stopping { reason });
             }
@@ -29,6 +29,11 @@ impl Rollout {
         self.cancel_rest(now);
     }
 
+    /// It should go back and may not: it ends where it stands, whatever else is seen.
+    pub(super) fn stands(&self) -> bool {
+        self.stopping && self.halting.is_some()
+    }
+
     pub(super) fn backward(&mut self, now: Timestamp) -> bool {
         if self.halting.is_none() {
             if self.plan.blue_green.is_some() {
@@ -36,7 +41,7 @@ impl Rollout {
             } else {
                 self.order_back(now);
             }
-        } else if !self.targets.iter().any(|t| t.state == TargetState::Reverting) {
+        } else if !self.targets.iter().any(|t| t.state == TargetState::Reverting) && !self.task_runs(now) {
             let reason = self.halting.clone().unwrap_or_default();
             self.append(now, Record::State { to: RolloutState::Halted, reason });
             return true;
@@ -154,7 +159,7 @@ fn back_settled(target: &TargetRun) -> bool {
         }
 }
 
-fn name_of(target: &TargetRun) -> String {
+pub(super) fn name_of(target: &TargetRun) -> String {
     let why = target.failure.as_ref().map_or_else(String::new, |f| format!(": {}: {}", f.cause, f.message));
     format!("{} ({}) {}{why}", target.origin.host, target.origin.component, target.state)
 }

@@ -66,8 +66,9 @@ impl Rollout {
         true
     }
 
-    fn begin(&mut self, now: Timestamp) {
-        if self.asks_anything() {
+    pub(super) fn begin(&mut self, now: Timestamp) {
+        // Half of it may be journaled already.
+        if self.given.began_at.is_none() && (self.asks_anything() || !self.reason.is_empty()) {
             self.append(now, Record::Began);
         }
         self.append(now, Record::State { to: RolloutState::Running, reason: "started".to_string() });
@@ -117,11 +118,23 @@ impl Rollout {
         if process.approval_valid > Millis(0) && now.since(self.started_at) >= process.approval_valid {
             return Some(format!("it had not begun {} after it was submitted", process.approval_valid));
         }
-        // Waiting for people outlasts a window; once they have spoken the next one counts.
-        let since = (self.state == RolloutState::Scheduled && !self.reason.is_empty()).then_some(self.scheduled_since)??;
-        let own = self.given.openings.iter().filter(|o| o.closes > since).min_by_key(|o| o.opens)?;
+        let own = self.own_opening()?;
         let passed = now >= own.closes && self.binds(Override::Window);
         passed.then(|| format!("its window ended without it having begun ({}): {}", own.text, self.reason))
+    }
+
+    /// The opening in which a scheduled rollout must begin. Waiting for people
+    /// outlasts a window: once they have spoken the next one counts, and the one that
+    /// is open then only if there was room in it.
+    fn own_opening(&self) -> Option<&Opening> {
+        let since = (self.state == RolloutState::Scheduled && !self.reason.is_empty()).then_some(self.scheduled_since)??;
+        let counts = |o: &&Opening| o.opens > since || (o.closes > since && (o.overrun || o.closes.since(since) >= self.needed(o, true)));
+        self.given.openings.iter().filter(counts).min_by_key(|o| o.opens)
+    }
+
+    /// Past the end of an opening that lets it, a rollout that began in it goes on.
+    fn overruns(&self, opening: &Opening) -> bool {
+        opening.overrun && self.given.began_at.is_some_and(|began| opening.opens <= began && began < opening.closes)
     }
 
     /// A window or a freeze binds this rollout at all.
@@ -144,24 +157,27 @@ impl Rollout {
             let coming = self.given.openings.iter().filter(|o| o.opens > now).min_by_key(|o| o.opens);
             coming.map_or_else(String::new, |o| format!("; it opens next {}", o.text))
         };
-        let Some(open) = self.given.open(now) else {
-            let overrun = |o: &Opening| o.overrun && self.given.began_at.is_some_and(|began| o.opens <= began && began < o.closes);
-            if !whole && self.given.openings.iter().any(overrun) {
-                return None;
-            }
-            return Some(format!("the window is closed{}", next()));
-        };
-        let left = open.closes.since(now);
-        let stage = self.stage().map_or(Millis(0), |(_, stage)| if stage.watch { Millis(0) } else { stage.bake });
-        let needed = match (open.fit, whole) {
-            (Fit::All, true) => Millis(process.estimate.forward.0.saturating_add(process.estimate.back.0)),
-            (Fit::Stage, _) if whole || self.stage_begins() => Millis(stage.0.saturating_add(process.estimate.back.0)),
-            _ => process.estimate.back,
-        };
-        (left < needed && !open.overrun).then(|| {
-            let (left, needed) = (secs(left), secs(needed));
-            format!("{left} are left of the window and {needed} are needed, the way back included{}", next())
+        if !whole && self.given.openings.iter().any(|o| self.overruns(o)) {
+            return None;
+        }
+        let Some(open) = self.given.open(now) else { return Some(format!("the window is closed{}", next())) };
+        let needed = self.needed(open, whole);
+        (open.closes.since(now) < needed && !open.overrun).then(|| {
+            // No number that moves: each new reason is a record.
+            let (open, needed, next) = (&open.text, secs(needed), next());
+            format!("the window that is open ({open}) leaves too little time: {needed} are needed, the way back included{next}")
         })
+    }
+
+    /// The time that must be left of an opening; the way back always fits.
+    fn needed(&self, opening: &Opening, whole: bool) -> Millis {
+        let estimate = &self.plan.process.estimate;
+        let stage = self.stage().map_or(Millis(0), |(_, stage)| if stage.watch { Millis(0) } else { stage.bake });
+        match (opening.fit, whole) {
+            (Fit::All, true) => Millis(estimate.forward.0.saturating_add(estimate.back.0)),
+            (Fit::Stage, _) if whole || self.stage_begins() => Millis(stage.0.saturating_add(estimate.back.0)),
+            _ => estimate.back,
+        }
     }
 
     /// Nobody of the next wave was ordered to swap.
@@ -178,9 +194,13 @@ impl Rollout {
         true
     }
 
-    /// What paused it by window or freeze still does.
-    pub(super) fn held_by_window(&self, now: Timestamp) -> bool {
-        self.waits_for_window() && self.closed_now(now, false).is_some()
+    /// Something is left that only goes forward while windows and freezes allow, and
+    /// they do not: what a person can do.
+    pub(super) fn held_by_window(&self, now: Timestamp) -> Option<String> {
+        let waits = self.gate.is_none() && (self.step == Step::Tasks || self.more_to_come());
+        let why = waits.then(|| self.closed_now(now, false))??;
+        let what = if why.starts_with("a freeze") { Override::Freeze } else { Override::Window };
+        Some(format!("{why}; `tidegate rollout override ID --what {}` goes on by name", what.word()))
     }
 
     pub(super) fn readiness(&mut self, now: Timestamp, rows: &[Row]) {
@@ -194,8 +214,16 @@ impl Rollout {
     }
 
     pub(super) fn told_windows(&mut self, now: Timestamp, openings: &[Opening]) {
-        if self.is_live() && self.given.openings != openings {
-            self.append(now, Record::Windows { openings: openings.to_vec() });
+        if !self.is_live() {
+            return;
+        }
+        // The one that it began in, or must begin in, still counts once it is over.
+        let own = self.own_opening();
+        let kept = |o: &&Opening| !openings.contains(o) && (self.overruns(o) || own == Some(o));
+        let mut told: Vec<Opening> = self.given.openings.iter().filter(kept).chain(openings).cloned().collect();
+        told.sort_by_key(|o| o.opens);
+        if self.given.openings != told {
+            self.append(now, Record::Windows { openings: told });
         }
     }
 
@@ -209,7 +237,9 @@ impl Rollout {
         if !self.waits_to_begin() {
             return Err(self.refused_word("approve", "approvals are given before it begins".to_string()));
         }
-        if !self.plan.process.approvals.iter().any(|a| a.role == role) {
+        // A second one that the risk asks for may be anybody's.
+        let second = self.given.lacks_second_approver(&self.plan, now).is_some();
+        if !second && !self.plan.process.approvals.iter().any(|a| a.role == role) {
             let wanted: Vec<&str> = self.plan.process.approvals.iter().map(|a| a.role.word()).collect();
             let wanted = if wanted.is_empty() { "none".to_string() } else { wanted.join(", ") };
             return Err(self.refused_word("approve", format!("no approval of {role} is asked for; wanted: {wanted}")));
@@ -228,6 +258,10 @@ impl Rollout {
     ) -> Result<(), VerbError> {
         if !self.is_live() {
             return Err(self.refused_word("override", "it has ended".to_string()));
+        }
+        if !what.roles().contains(&role) {
+            let wanted: Vec<&str> = what.roles().iter().map(|r| r.word()).collect();
+            return Err(self.refused_word("override", format!("{role} may not override a {}: {} may", what.word(), wanted.join(" or "))));
         }
         self.append(now, Record::Overridden { what, role, signed: signed.clone(), reason: reason.to_string() });
         Ok(())

@@ -55,8 +55,7 @@ impl Rollout {
 
     fn forward(&mut self, now: Timestamp) -> bool {
         // Past a point of no return it ends where it stands, and once is enough.
-        let stands = self.halting.is_some() && self.past_return().is_some();
-        if let Some(reason) = self.over_budget().filter(|_| !stands) {
+        if let Some(reason) = self.over_budget().filter(|_| !self.stands()) {
             if self.targets.iter().any(|t| t.swap_ordered) || !self.tasks.is_empty() {
                 self.begin_back(now, reason);
             } else {
@@ -66,11 +65,18 @@ impl Rollout {
         }
         self.confirm(now);
         if let Some(reason) = self.halting.clone() {
-            if self.targets.iter().any(|t| t.state.in_flight()) {
+            if self.targets.iter().any(|t| t.state.in_flight()) || self.task_runs(now) {
                 return false;
             }
             self.cancel_rest(now);
+            let left = self.stands().then(|| self.left_as_they_are()).flatten();
+            let reason = left.map_or(reason.clone(), |left| format!("{reason}; left as they are: {left}"));
             self.append(now, Record::State { to: RolloutState::Halted, reason });
+            return true;
+        }
+        // Like a host that fails: a pause does not hold it up.
+        if let Some(reason) = self.failed_task() {
+            self.begin_back(now, reason);
             return true;
         }
         // While a gate is open nobody is admitted.
@@ -138,8 +144,7 @@ impl Rollout {
     /// window, its floor of hosts in service, the standing verdict and the budget
     /// allow.
     fn admit(&mut self, now: Timestamp) -> bool {
-        let more = |t: &TargetRun| admissible(t) || (self.plan.blue_green.is_some() && t.swap_ordered && t.switch.is_none());
-        if self.targets.iter().any(more) && self.pause_if_closed(now) {
+        if self.more_to_come() && self.pause_if_closed(now) {
             return true;
         }
         let by_wave = self.plan.strategy == Strategy::Canary;
@@ -194,6 +199,23 @@ impl Rollout {
             return false;
         }
         self.settled_so_far(now)
+    }
+
+    /// A host may still be ordered to swap, or traffic to move.
+    pub(super) fn more_to_come(&self) -> bool {
+        let sided = self.plan.blue_green.is_some();
+        let prepared = |t: &TargetRun| sided && t.state == TargetState::Confirmed && t.switch.is_none();
+        matches!(self.step, Step::Swapping | Step::Switching) && self.targets.iter().any(|t| admissible(t) || prepared(t))
+    }
+
+    /// Hosts on the new release, or on the way there, by name.
+    fn left_as_they_are(&self) -> Option<String> {
+        let changed = |t: &&TargetRun| t.swap_ordered && t.state != TargetState::Reverted;
+        let all = self.targets.iter().filter(changed);
+        let (named, count): (Vec<String>, usize) = (all.clone().take(20).map(super::back::name_of).collect(), all.count());
+        let more = count.saturating_sub(named.len());
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        (count > 0).then(|| format!("{}{more}", named.join("; ")))
     }
 
     /// Rolling: once a host has changed, the next one needs the verdict on those

@@ -68,7 +68,7 @@ impl Rollout {
     /// together with that of others.
     #[must_use]
     pub fn watches(&self, host: &HostName) -> Vec<Watch> {
-        if !self.is_live() {
+        if !self.is_live() || self.waits_to_begin() {
             return Vec::new();
         }
         let of_host = self.plan.components.iter().filter_map(|c| self.at(host, &c.name));
@@ -119,7 +119,7 @@ impl Rollout {
     /// What the driver fetches now. Asked again after every event.
     #[must_use]
     pub fn fetches(&self) -> Vec<Fetch> {
-        if !self.is_live() || self.state == RolloutState::RollingBack {
+        if !self.is_live() || self.waits_to_begin() || self.state == RolloutState::RollingBack {
             return Vec::new();
         }
         let mut out = Vec::new();

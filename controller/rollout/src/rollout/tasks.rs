@@ -3,10 +3,10 @@
 //!
 //! | task | forward | on the way back |
 //! |---|---|---|
-//! | not ordered | ordered, attempt 1 | left alone |
+//! | not ordered | ordered, attempt 1; window closed: paused | left alone |
 //! | runs | waited for; silent past its deadline = lost | the same |
 //! | done | the next one | undone, if it has an undo |
-//! | failed | back | named: what it did is not undone |
+//! | failed | back, from paused too | named: what it did is not undone |
 //! | lost, idempotent | ordered again, three attempts in all | undone like a done one |
 //! | lost | paused: a person looks (resume = again, promote = it is done) | undone like a done one |
 
@@ -52,7 +52,9 @@ impl Rollout {
                 Some(Some(TaskState::Done)) => {}
                 Some(Some(TaskState::Lost)) => {
                     if self.may_repeat(&planned, TaskRun::Run) {
-                        self.order_task(now, &planned, TaskRun::Run);
+                        if !self.pause_if_closed(now) {
+                            self.order_task(now, &planned, TaskRun::Run);
+                        }
                     } else {
                         let reason = format!(
                             "task {:?} on {} began and its end was not seen: look there, then `resume` runs it again, `promote` counts it as done, `rollback` goes back",
@@ -62,26 +64,40 @@ impl Rollout {
                     }
                     return true;
                 }
-                Some(Some(_)) => {
-                    let note = self.task(planned.index, TaskRun::Run).and_then(|t| t.ended.clone()).map(|(_, note)| note);
-                    let reason = format!("task {:?} failed on {}: {}", planned.name, planned.host, note.unwrap_or_default());
-                    self.begin_back(now, reason);
-                    return true;
-                }
+                // Looked at before, in any state.
+                Some(Some(_)) => return false,
             }
         }
         self.append(now, Record::Step { step: Step::Swapping });
         true
     }
 
+    /// One that failed, going forward.
+    pub(super) fn failed_task(&self) -> Option<String> {
+        self.plan.process.tasks.iter().filter(|_| self.step == Step::Tasks).find_map(|planned| {
+            let (state, note) = self.task(planned.index, TaskRun::Run)?.ended.as_ref()?;
+            (*state == TaskState::Failed).then(|| format!("task {:?} failed on {}: {note}", planned.name, planned.host))
+        })
+    }
+
+    /// One was ordered, and its end was not seen in time or at all.
+    pub(super) fn task_runs(&mut self, now: Timestamp) -> bool {
+        let both = |planned: PlannedTask| [TaskRun::Run, TaskRun::Undo].map(|what| (planned.clone(), what));
+        let all: Vec<_> = self.plan.process.tasks.clone().into_iter().flat_map(both).collect();
+        all.into_iter().any(|(planned, what)| self.task_state(&planned, what, now) == Some(None))
+    }
+
     /// On the way back, after the hosts: `None` = nothing is left to undo, else
     /// whether something was decided.
     pub(super) fn undo_tasks(&mut self, now: Timestamp) -> Option<bool> {
         for planned in self.plan.process.tasks.clone().into_iter().rev() {
+            let undone = self.task(planned.index, TaskRun::Undo).is_some();
             match self.task_state(&planned, TaskRun::Run, now) {
                 // Its end decides whether there is anything to undo.
                 Some(None) => return Some(false),
                 Some(Some(TaskState::Done | TaskState::Lost)) if planned.undo => {}
+                // It was lost, and heard of after its undo began.
+                Some(Some(_)) if undone => {}
                 _ => continue,
             }
             match self.task_state(&planned, TaskRun::Undo, now) {

@@ -21,7 +21,7 @@ impl Rollout {
     pub(super) fn look_at_triggers(&mut self, now: Timestamp, at_once: bool) {
         let back = self.state == RolloutState::RollingBack;
         // On the way back only an emergency makes a difference: the others at once too.
-        let armed = self.is_live() && self.changed_anything() && !(back && self.emergency);
+        let armed = self.is_live() && self.changed_anything() && !(back && self.emergency) && !self.stands();
         let gap = Millis(LOOK_GAP.0.max(self.confirmations / 4));
         if !armed || (!at_once && now.since(self.triggers_at) < gap) {
             return;

@@ -79,22 +79,23 @@ impl Rollout {
 
     /// A person's pause ends. What else keeps it paused still does.
     fn resume(&mut self, now: Timestamp, by: &str, because: String) -> Result<(), VerbError> {
-        if let Some(open) = self.investigation.clone() {
+        if let Some(open) = &self.investigation {
             let trigger = self.plan.gating.triggers.get(open.trigger);
             // What a person declared no measurement can end: the one who looked does.
             if !open.acked || trigger.is_none_or(|t| t.declared.is_none()) {
                 let when = trigger.map(|t| t.when.to_string()).unwrap_or_default();
-                return Err(self.refused(Verb::Resume, super::triggers::hint(&open, &when)));
+                return Err(self.refused(Verb::Resume, super::triggers::hint(open, &when)));
             }
-            let cleared = InvestigationStep::Cleared;
-            self.append(now, Record::Investigation { trigger: open.trigger, step: cleared, by: Some(by.into()) });
         }
         if self.waits_for_switch() {
             return Err(self.refused(Verb::Resume, "every side is prepared and waits: `promote` moves the traffic".to_string()));
         }
-        if let Some(why) = self.closed_now(now, false).filter(|_| self.waits_for_window()) {
-            let what = if why.starts_with("a freeze") { "freeze" } else { "window" };
-            return Err(self.refused(Verb::Resume, format!("{why}; `tidegate rollout override ID --what {what}` goes on by name")));
+        if let Some(hint) = self.held_by_window(now) {
+            return Err(self.refused(Verb::Resume, hint));
+        }
+        if let Some(open) = &self.investigation {
+            let (trigger, step) = (open.trigger, InvestigationStep::Cleared);
+            self.append(now, Record::Investigation { trigger, step, by: Some(by.into()) });
         }
         let lost = self.lost_task();
         let asked = self.asked_at.is_some();
@@ -109,11 +110,6 @@ impl Rollout {
         }
         self.unpause(now, because);
         Ok(())
-    }
-
-    /// Something is left that only goes forward while windows and freezes allow.
-    pub(super) fn waits_for_window(&self) -> bool {
-        self.gate.is_none() && matches!(self.step, Step::Tasks | Step::Swapping | Step::Switching) && !self.all_settled()
     }
 
     /// Blue-green, manual: traffic waits for a person.
@@ -152,6 +148,10 @@ impl Rollout {
                 Ok(())
             }
             None if verb == Verb::PromoteAll && self.stage().is_some() => {
+                // It would stop again at once.
+                if let Some(hint) = self.held_by_window(now).filter(|_| self.state == RolloutState::Paused) {
+                    return Err(self.refused(verb, hint));
+                }
                 self.append(now, said);
                 self.unpause(now, because);
                 Ok(())
@@ -184,6 +184,10 @@ impl Rollout {
         let investigates = trigger.is_some_and(|t| t.action == TriggerAction::Investigate);
         let hint = if investigates && !self.is_live() {
             "the plan investigates it, and there is nothing to stop any more; rollback takes it back"
+        } else if self.waits_to_begin() {
+            "nothing was ordered yet; halt ends it"
+        } else if !self.is_live() && !self.person_back && self.past_return().is_some() {
+            "a task that cannot be taken back was run: no machine takes anything back, rollback does by a person's word"
         } else if !known {
             "data-corruption, security-incident and what the plan's triggers name can be declared"
         } else if ended {

@@ -36,7 +36,7 @@ pub(crate) struct Vigil {
 impl Rollout {
     /// A report of a confirmed host; true if the host is called back.
     pub(super) fn keep_vigil(&mut self, now: Timestamp, at: usize, report: &ComponentReport) -> bool {
-        let watched = self.is_live() && self.state != RolloutState::RollingBack;
+        let watched = self.is_live() && self.state != RolloutState::RollingBack && !self.stands();
         let Some(target) = self.targets.get_mut(at).filter(|t| watched && t.state == TargetState::Confirmed) else { return false };
         if report.generation != target.generation || report.progress != Progress::Confirmed {
             return false;
@@ -96,7 +96,7 @@ impl Rollout {
     /// Smoke tests that passed once and fail now: a relapse. `bad` of `total` rounds.
     pub(super) fn relapsed(&mut self, now: Timestamp, at: usize, bad: u64, total: u64, note: Option<&str>) -> bool {
         const RELAPSE_ROUNDS: u64 = 2;
-        let watched = self.is_live() && self.state != RolloutState::RollingBack;
+        let watched = self.is_live() && self.state != RolloutState::RollingBack && !self.stands();
         let Some(target) = self.targets.get_mut(at).filter(|t| watched && t.state == TargetState::Confirmed) else { return false };
         let vigil = &mut target.live.vigil;
         let (bad_before, total_before) = vigil.smoke.unwrap_or((bad, total));
