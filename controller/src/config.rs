@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::approvers::{Approvers, ApproversFile};
+use crate::environment::{Environment, EnvironmentFile};
 use crate::sources::{Access, Auth, BadBase, Base};
 
 /// Largest file that is read, bytes.
@@ -23,6 +25,10 @@ pub struct Config {
     /// Metrics servers that plans may name, and how they are spoken to. Those on
     /// loopback need not be here.
     pub sources: BTreeMap<Base, Access>,
+    /// What a rollout to an environment must bring, by name.
+    pub environments: BTreeMap<String, Environment>,
+    /// Who may approve what; none = nobody.
+    pub approvers: Option<Approvers>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -32,9 +38,10 @@ struct File {
     state: PathBuf,
     trust: Trust,
     // Known to the contract; a value in them is refused by name until it is enforced.
-    approvers: Option<toml::Value>,
+    approvers: Option<ApproversFile>,
     routes: Option<toml::Table>,
-    environments: Option<toml::Table>,
+    #[serde(default)]
+    environments: BTreeMap<String, EnvironmentFile>,
     retention: Option<toml::Table>,
     limits: Option<toml::Table>,
     #[serde(default)]
@@ -123,11 +130,8 @@ impl Config {
         }
         let not_yet = "this version does not enforce it yet, and a configuration must not promise what is not enforced; remove it";
         let filled = |table: &Option<toml::Table>| table.as_ref().is_some_and(|t| !t.is_empty());
-        if file.approvers.as_ref().is_some_and(|a| a.as_table().is_none_or(|t| !t.is_empty())) {
-            return bad("approvers", not_yet);
-        }
         for (key, table) in
-            [("routes", &file.routes), ("environments", &file.environments), ("retention", &file.retention), ("limits", &file.limits)]
+            [("routes", &file.routes), ("retention", &file.retention), ("limits", &file.limits)]
         {
             if filled(table) {
                 return bad(key, not_yet);
@@ -135,8 +139,12 @@ impl Config {
         }
         let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         let state = std::path::absolute(base.join(&file.state)).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let environments = file.environments.into_iter().map(|(name, e)| Environment::new(&name, e).map(|e| (name, e)));
+        let environments = environments.collect::<Result<_, _>>().map_err(|message| ConfigError::Value { path: path.into(), key: "environments", message })?;
+        let approvers = file.approvers.map(|a| Approvers::parse(a, base)).transpose();
+        let approvers = approvers.map_err(|message| ConfigError::Value { path: path.into(), key: "approvers", message })?;
         let sources = sources(file.sources, base).map_err(|message| ConfigError::Value { path: path.into(), key: "sources", message })?;
-        Ok(Self { listen: file.listen, state, threshold: file.trust.threshold, sources })
+        Ok(Self { listen: file.listen, state, threshold: file.trust.threshold, sources, environments, approvers })
     }
 
     /// Where the CA's certificate and key are.

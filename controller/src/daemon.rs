@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::approvers::Approvers;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::{self, CoreHandle, Input};
@@ -133,7 +134,12 @@ async fn run(config: &Config, opened: Opened) -> Result<(), DaemonError> {
     tokio::spawn(sources::run(sources.clone(), core_handle.clone(), wants));
 
     let sessions = Sessions::new(core_handle.clone(), depot.clone(), store.clone());
-    let operators = Operators::new(core_handle.clone(), store.clone(), depot, sources, clock, ca.pin());
+    if let Some(Err(error)) = config.approvers.as_ref().map(Approvers::check) {
+        // It is read anew for each signature: until it is mended nothing can be approved.
+        tracing::warn!(%error, "the file of those who approve cannot be used");
+    }
+    let operators =
+        Operators::new(core_handle.clone(), store.clone(), depot, sources, clock, ca.pin()).with_approvers(config.approvers.clone());
     let enrolment = Enrolment { ca, store, core: core_handle.clone(), clock };
 
     let (accepted, mut newcomers) = mpsc::channel(ACCEPTED_QUEUE);

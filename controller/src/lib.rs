@@ -4,6 +4,7 @@
 //! operators, tokens) and the CLI `tidegate`. Must not: decide how a rollout goes
 //! (that is `tidegate-rollout`), or know how a host swaps (that is the agent).
 
+pub mod approvers;
 pub mod bundle;
 pub mod cli;
 pub mod clock;
@@ -11,6 +12,7 @@ pub mod config;
 pub mod core;
 pub mod daemon;
 pub mod depot;
+pub mod environment;
 pub mod error;
 pub mod failpoint;
 pub mod init;
@@ -21,3 +23,4 @@ pub mod session;
 pub mod sources;
 pub mod store;
 pub mod tokens;
+pub mod windows;

@@ -93,7 +93,7 @@ impl State {
 
     /// Hosts that the rollout leaves alone are not its targets: what they run is
     /// what they last said.
-    fn status(&self, id: &RolloutId) -> Result<StatusDoc, ErrorDoc> {
+    pub(super) fn status(&self, id: &RolloutId) -> Result<StatusDoc, ErrorDoc> {
         let mut doc = status(self.rollout(id)?);
         for host in doc.hosts.iter_mut().filter(|h| h.wave.is_none()) {
             let known = self.registry.get(&host.host);
@@ -512,7 +512,7 @@ fn named(name: String, what: &str) -> Result<String, ErrorDoc> {
 }
 
 /// Words that must not be missing: somebody will ask for them later.
-pub(super) fn said(text: String, what: &str) -> Result<String, ErrorDoc> {
+pub(crate) fn said(text: String, what: &str) -> Result<String, ErrorDoc> {
     let text = reason_of(text)?;
     if text.trim().is_empty() {
         return Err(ErrorDoc::new(ErrorCode::Usage, format!("{what} is empty")).fix("say what was seen: it goes into the journal"));

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use tidegate_protocol::{Millis, RolloutId, Timestamp};
+use tidegate_rollout::readiness::RouteTest;
 use tidegate_rollout::selector::BadSelector;
 use tidegate_rollout::{Event, Plan, Selector};
 
+use super::Answer;
 use super::ask::{json, reason_of, said};
 use super::state::State;
-use super::{Answer, RouteTest};
 use crate::operator::doc::{FreezeDoc, rfc3339};
 use crate::operator::msg::{ErrorCode, ErrorDoc};
 use crate::store::{FleetRecord, NewFleet};

@@ -6,9 +6,11 @@
 //! is ahead of the journal. Must not: decide how a rollout goes, do I/O itself.
 
 mod ask;
+mod facts;
 mod fleet;
 #[cfg(test)]
 mod gate_tests;
+mod papers;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -22,7 +24,8 @@ use tidegate_protocol::{
     Digest, HostName, JournalHead, Outages, Release, ReleaseRef, Report, RolloutId, Samples, SidesReport, TaskReport, Timestamp, VarDigest,
 };
 use tidegate_rollout::gate::Group;
-use tidegate_rollout::{DrillScope, Fetched, RolloutState, Spec};
+use tidegate_rollout::process::{Override, Role, Signed};
+use tidegate_rollout::{DrillScope, Fetched, Plan, Record, RolloutState, Spec};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -32,9 +35,9 @@ use crate::operator::msg::{ErrorDoc, Request};
 use crate::outbox::Outbox;
 use crate::registry::{Labels, NotAdmitted};
 use crate::sources::Wanted;
-use crate::store::{Append, HostRow, Loaded, Store, StoreError};
+use crate::store::{Append, FleetRecord, HostRow, Loaded, Store, StoreError};
 
-pub(crate) use ask::{check_labels, json, no_rollout};
+pub(crate) use ask::{check_labels, json, no_rollout, said};
 pub use state::State;
 #[cfg(test)]
 pub(crate) use tests::started as test_started;
@@ -132,6 +135,26 @@ pub enum Input {
         /// Whether the store has it.
         check: HeadCheck,
     },
+    /// Somebody is to judge a signature or a paper.
+    Look {
+        /// Of which rollout.
+        id: RolloutId,
+        /// None if there is none.
+        reply: oneshot::Sender<Option<Looked>>,
+    },
+    /// A person's paper: verified and whole.
+    Paper {
+        /// Of which rollout.
+        id: RolloutId,
+        /// As it was looked at: an id may be used again.
+        first_seq: u64,
+        /// What.
+        paper: Paperwork,
+        /// The status document.
+        reply: oneshot::Sender<Answer>,
+    },
+    /// Something that happened to the fleet, done elsewhere.
+    Fleet(Vec<FleetRecord>),
     /// Somebody compares the journal with what hosts remember.
     Witnesses {
         /// All that said something.
@@ -179,6 +202,39 @@ pub enum Input {
     Stop,
 }
 
+/// A rollout as those see it who judge signatures and make papers.
+#[derive(Clone, Debug)]
+pub struct Looked {
+    /// What it carries out.
+    pub plan: Box<Plan>,
+    /// Who started it.
+    pub by: String,
+    /// Of its first record.
+    pub first_seq: u64,
+    /// Of its newest durable record.
+    pub last_seq: u64,
+}
+
+/// What a person adds to a rollout; signatures are verified before.
+#[derive(Clone, Debug)]
+pub enum Paperwork {
+    /// An approval.
+    Approved(Role, Signed),
+    /// Going past a window or a freeze.
+    Overridden {
+        /// Which of the two.
+        what: Override,
+        /// As what.
+        role: Role,
+        /// The proof.
+        signed: Signed,
+        /// Why.
+        reason: String,
+    },
+    /// A note, an item, a sign-off, a review, the end of it.
+    Paper(Box<Record>),
+}
+
 /// A head that a host remembers, compared with the record of that number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadCheck {
@@ -188,17 +244,6 @@ pub enum HeadCheck {
     Differs,
     /// Not compared, or there is none of that number.
     Unknown,
-}
-
-/// How a route of notifications answered its last test.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteTest {
-    /// When.
-    pub at: Timestamp,
-    /// The other side took it.
-    pub ok: bool,
-    /// What it said.
-    pub detail: String,
 }
 
 /// A JSON document, or why not.
@@ -278,6 +323,26 @@ impl CoreHandle {
     pub async fn ask(&self, by: &str, request: Request, prepared: Option<Box<Prepared>>) -> Result<Answer, Stopping> {
         let (reply, answer) = oneshot::channel();
         self.send(Input::Ask { by: by.to_owned(), request, prepared, reply }).await?;
+        answer.await.map_err(|_| Stopping)
+    }
+
+    /// A rollout, to be judged or written about.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn look(&self, id: RolloutId) -> Result<Option<Looked>, Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Look { id, reply }).await?;
+        answer.await.map_err(|_| Stopping)
+    }
+
+    /// Adds what a person gave; answers the status document.
+    ///
+    /// # Errors
+    /// Outer: [`Stopping`]. Inner: what the operator is told.
+    pub async fn paper(&self, id: RolloutId, first_seq: u64, paper: Paperwork) -> Result<Answer, Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Paper { id, first_seq, paper, reply }).await?;
         answer.await.map_err(|_| Stopping)
     }
 

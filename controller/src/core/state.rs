@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidegate_protocol::{ComponentName, Generation, HostName, Report, RolloutId, Samples, SidesReport, Timestamp, Watch};
+use tidegate_protocol::{ComponentName, Generation, HostName, Report, RolloutId, Samples, SidesReport, TaskOrder, Timestamp, Watch};
 use tidegate_rollout::gate::{Group, MetricSource};
 use tidegate_rollout::{Action, Event, Fetch, Fetched, Record, Rollout};
 use tokio::sync::watch;
 
 use super::fleet::FleetLog;
 use super::witness::Heads;
-use super::{Admitted, Followed, Input, Tick};
+use super::{Admitted, Followed, Input, Looked, Tick};
 use crate::outbox::Word;
 use crate::registry::{Opened, Registry};
 use crate::sources::Wanted;
@@ -36,7 +36,7 @@ pub struct State {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) rollout: Rollout,
-    first_seq: u64,
+    pub(super) first_seq: u64,
     ticks: watch::Sender<Tick>,
     /// What it last wanted fetched.
     fetches: Vec<Fetch>,
@@ -222,6 +222,22 @@ impl State {
                     self.remembered(&host, head, check);
                 }
             }
+            Input::Look { id, reply } => {
+                // Behind the batch, so that what it says is durable.
+                if let Some(entry) = self.rollouts.get(&id) {
+                    let (rollout, first_seq, ticks) = (&entry.rollout, entry.first_seq, entry.ticks.subscribe());
+                    let (plan, by) = (Box::new(rollout.plan().clone()), rollout.by().to_owned());
+                    let looked = move || Looked { plan, by, first_seq, last_seq: ticks.borrow().seq };
+                    self.batch.replies.push(Box::new(move || drop(reply.send(Some(looked())))));
+                } else {
+                    drop(reply.send(None));
+                }
+            }
+            Input::Paper { id, first_seq, paper, reply } => {
+                let answer = self.paper(now, &id, first_seq, paper);
+                self.batch.replies.push(Box::new(move || drop(reply.send(answer))));
+            }
+            Input::Fleet(records) => records.into_iter().for_each(|record| self.note(now, record)),
             Input::Witnesses { reply } => drop(reply.send(self.witnesses())),
             Input::Fetched { rollout, metric, group, result } => self.fetched(now, &rollout, &metric, group, result.as_ref()),
             Input::Gone { host, session } => self.gone(now, &host, session),
@@ -442,7 +458,7 @@ impl State {
     /// Collects what the batch decided.
     pub fn settle(&mut self, now: Timestamp) -> Outcome {
         let mut outcome = Outcome::default();
-        let mut rewatch = BTreeSet::new();
+        let (mut rewatch, mut retask, mut reprobe) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for id in std::mem::take(&mut self.touched) {
             let Some(entry) = self.rollouts.get_mut(&id) else { continue };
             while let Some(action) = entry.rollout.poll_action() {
@@ -460,7 +476,12 @@ impl State {
                     Action::Watch(host) => {
                         rewatch.insert(host);
                     }
-                    Action::Tasks(_) | Action::Outages(_) => {}
+                    Action::Tasks(host) => {
+                        retask.insert(host);
+                    }
+                    Action::Outages(host) => {
+                        reprobe.insert(host);
+                    }
                 }
             }
             if entry.rollout.is_live() {
@@ -471,15 +492,15 @@ impl State {
         }
         for host in std::mem::take(&mut self.batch.hellos) {
             outcome.sends.extend(self.standing(&host).into_iter().map(|word| (host.clone(), word)));
-            rewatch.insert(host);
+            rewatch.insert(host.clone());
+            retask.insert(host.clone());
+            reprobe.insert(host);
         }
-        for host in rewatch {
-            // Who is not in contact hears it at its hello.
-            if self.registry.get(&host).is_some_and(|h| h.session().is_some()) {
-                let watches = self.watches(&host);
-                outcome.sends.push((host, Word::Watch(watches)));
-            }
-        }
+        // Who is not in contact hears it at its hello.
+        let there = |host: &HostName| self.registry.get(host).is_some_and(|h| h.session().is_some());
+        outcome.sends.extend(rewatch.into_iter().filter(there).map(|host| (host.clone(), Word::Watch(self.watches(&host)))));
+        outcome.sends.extend(retask.into_iter().filter(there).map(|host| (host.clone(), Word::Tasks(self.task_orders(&host)))));
+        outcome.sends.extend(reprobe.into_iter().filter(there).map(|host| (host.clone(), Word::Outages(self.probed(&host)))));
         outcome.fetches = self.fetches();
         outcome.fleet = std::mem::take(&mut self.batch.fleet);
         outcome.changes = std::mem::take(&mut self.batch.changes);
@@ -509,6 +530,17 @@ impl State {
     /// Everything that shall be measured on a host, of all live rollouts.
     fn watches(&self, host: &HostName) -> Vec<Watch> {
         self.alive().flat_map(|(_, e)| e.rollout.watches(host)).collect()
+    }
+
+    /// Every task of a host, of all live rollouts.
+    fn task_orders(&self, host: &HostName) -> Vec<TaskOrder> {
+        self.alive().flat_map(|(_, e)| e.rollout.task_orders(host)).collect()
+    }
+
+    /// Components whose outages shall be observed on a host, for all live rollouts.
+    fn probed(&self, host: &HostName) -> Vec<ComponentName> {
+        let all: BTreeSet<ComponentName> = self.alive().flat_map(|(_, e)| e.rollout.outage_watches(host)).collect();
+        all.into_iter().collect()
     }
 
     /// All that is to be fetched, if it changed.

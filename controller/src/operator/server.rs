@@ -17,7 +17,9 @@ use tokio::time::timeout;
 use super::authorize::{Needs, allows, authorize};
 use super::doc::{MissingDoc, TokenDoc, VersionDoc, rfc3339};
 use super::msg::{ErrorCode, ErrorDoc, Frame, MISSING_DIGESTS_MAX, Request};
-use super::{follow, gates, releases};
+use super::papers::ItemChange;
+use super::{audit, follow, gates, papers, releases, sign};
+use crate::approvers::Approvers;
 use crate::clock::Clock;
 use crate::core::{CoreHandle, Prepared, Stopping, check_labels, json};
 use crate::depot::Depot;
@@ -47,6 +49,12 @@ pub struct Operators {
     pub(super) depot: Arc<Depot>,
     pub(super) sources: Sources,
     pub(super) clock: Clock,
+    /// None: nobody was named in controller.toml.
+    pub(super) approvers: Option<Arc<Approvers>>,
+    /// One paper at a time: what it is numbered and judged by is read before.
+    pub(super) desk: Arc<Semaphore>,
+    /// The journal is read whole by one at a time.
+    pub(super) auditing: Arc<Semaphore>,
     ca_pin: Digest,
     places: Arc<Semaphore>,
     followers: Arc<Semaphore>,
@@ -104,10 +112,20 @@ impl Operators {
             depot,
             sources,
             clock,
+            approvers: None,
+            desk: Arc::new(Semaphore::new(1)),
+            auditing: Arc::new(Semaphore::new(1)),
             ca_pin,
             places: Arc::new(Semaphore::new(REQUESTS_MAX)),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
         }
+    }
+
+    /// Those who may approve.
+    #[must_use]
+    pub fn with_approvers(mut self, approvers: Option<Approvers>) -> Self {
+        self.approvers = approvers.map(Arc::new);
+        self
     }
 
     /// Serves one connection until it ends. Streams that still run end with it.
@@ -169,7 +187,10 @@ impl Operators {
             let error = ErrorDoc::new(ErrorCode::Denied, denied.to_string());
             return Err(error.fix("ask an admin of this fleet for a profile with that role").into());
         }
-        let follows = matches!(request, Request::RolloutEvents { .. } | Request::RolloutWatch { .. } | Request::RolloutWait { .. });
+        let follows = matches!(
+            request,
+            Request::RolloutEvents { .. } | Request::RolloutWatch { .. } | Request::RolloutWait { .. } | Request::AuditExport { .. }
+        );
         let places = if follows { &self.followers } else { &self.places };
         let Ok(_place) = timeout(REQUEST_TIMEOUT, places.acquire()).await else {
             return Err(ErrorDoc::new(ErrorCode::Unavailable, "too many requests at once; try again").into());
@@ -177,6 +198,8 @@ impl Operators {
         match request {
             Request::RolloutEvents { id } => follow::events(self, send, id).await,
             Request::RolloutWatch { id, after_seq, stop_at_person } => follow::watch(self, send, id, after_seq, stop_at_person).await,
+            Request::RolloutDocs { id } => papers::documents(self, send, id).await,
+            Request::AuditExport { after_seq, rollout } => audit::export(self, send, after_seq, rollout).await,
             Request::RolloutWait { id, until, timeout } => follow::wait(self, send, id, &until, timeout).await,
             request => {
                 let document = self.document(recv, request, identity).await?;
@@ -221,6 +244,16 @@ impl Operators {
                 let prepared = self.prepare(&spec_text, &file_name).await?;
                 gates::replayed(self, id, prepared).await
             }
+            Request::Payload { id, purpose } => sign::payload(self, id, purpose).await,
+            Request::RolloutSign { id, purpose, signature } => sign::sign(self, by, id, purpose, signature).await,
+            Request::RolloutNote { id, text, resolves } => papers::note(self, by, id, text, resolves).await,
+            Request::RolloutItem { id, item, what, owner, status, eta } => {
+                papers::item(self, by, id, ItemChange { item, what, owner, status, eta }).await
+            }
+            Request::RolloutHandoff { id } => papers::handoff(self, id).await,
+            Request::RolloutReview { id, review_text, file_name } => papers::review(self, by, id, review_text, &file_name).await,
+            Request::RolloutClose { id } => papers::close(self, by, id).await,
+            Request::AuditVerify => audit::verify(self).await,
             other => Ok(self.core.ask(by, other, None).await??),
         }
     }
