@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::approvers::{Approvers, ApproversFile};
 use crate::environment::{Environment, EnvironmentFile};
+use crate::notify::Routes;
 use crate::sources::{Access, Auth, BadBase, Base};
 
 /// Largest file that is read, bytes.
@@ -29,6 +30,8 @@ pub struct Config {
     pub environments: BTreeMap<String, Environment>,
     /// Who may approve what; none = nobody.
     pub approvers: Option<Approvers>,
+    /// Where notifications go.
+    pub routes: Routes,
 }
 
 #[derive(Debug, Deserialize)]
@@ -131,7 +134,7 @@ impl Config {
         let not_yet = "this version does not enforce it yet, and a configuration must not promise what is not enforced; remove it";
         let filled = |table: &Option<toml::Table>| table.as_ref().is_some_and(|t| !t.is_empty());
         for (key, table) in
-            [("routes", &file.routes), ("retention", &file.retention), ("limits", &file.limits)]
+            [("retention", &file.retention), ("limits", &file.limits)]
         {
             if filled(table) {
                 return bad(key, not_yet);
@@ -144,7 +147,9 @@ impl Config {
         let approvers = file.approvers.map(|a| Approvers::parse(a, base)).transpose();
         let approvers = approvers.map_err(|message| ConfigError::Value { path: path.into(), key: "approvers", message })?;
         let sources = sources(file.sources, base).map_err(|message| ConfigError::Value { path: path.into(), key: "sources", message })?;
-        Ok(Self { listen: file.listen, state, threshold: file.trust.threshold, sources, environments, approvers })
+        let routes = Routes::parse(file.routes.unwrap_or_default(), base)
+            .map_err(|message| ConfigError::Value { path: path.into(), key: "routes", message })?;
+        Ok(Self { listen: file.listen, state, threshold: file.trust.threshold, sources, environments, approvers, routes })
     }
 
     /// Where the CA's certificate and key are.
@@ -228,7 +233,7 @@ mod tests {
             (GOOD.replace("listen", "listn"), &["line 1", "listn", "listen"][..]),
             (GOOD.replace("0.0.0.0:7443", "7443"), &["line 1"]),
             (GOOD.replace("threshold = 0", "threshold = 1"), &["trust.threshold", "threshold = 0"]),
-            (format!("{GOOD}[routes.team]\nvia = \"slack\"\n"), &["routes", "remove it"]),
+            (format!("{GOOD}[routes.team]\nvia = \"slack\"\n"), &["routes: team.url_file", "url_env"]),
             ("state = \"x\"\n[trust]\nthreshold = 0\n".into(), &["listen"]),
         ] {
             let message = Config::parse(&text, Path::new("/c.toml")).unwrap_err().to_string();

@@ -16,6 +16,7 @@ pub mod environment;
 pub mod error;
 pub mod failpoint;
 pub mod init;
+pub mod notify;
 pub mod operator;
 pub mod outbox;
 pub mod registry;

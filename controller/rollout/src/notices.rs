@@ -77,6 +77,8 @@ pub struct Notice {
     pub text: String,
     /// When it happened.
     pub at: Timestamp,
+    /// When the rollout was submitted: tells an id that was refused and used again.
+    pub since: Timestamp,
     /// `shop@2.1.0`.
     pub release: String,
     /// Where.
@@ -182,7 +184,10 @@ impl Notices {
             self.issue(held.at, held.kind, None, held.draft, &mut out);
         }
         match record {
-            Record::Started { by, .. } => self.words.by.clone_from(by),
+            Record::Started { by, .. } => {
+                self.words.by.clone_from(by);
+                self.words.since = at;
+            }
             Record::Began => self.begun(plan, at, &mut out),
             Record::Said { verb, .. } => self.said = Some((at, *verb)),
             Record::State { to, reason } => {

@@ -115,6 +115,7 @@ impl Routing {
             title: words.title(&draft.headline),
             text: draft.text.clone(),
             at,
+            since: words.since,
             release: words.release.clone(),
             environment: words.environment.clone(),
             raises: draft.raises.as_ref().map(thing),

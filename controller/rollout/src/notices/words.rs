@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use tidegate_protocol::RolloutId;
+use tidegate_protocol::{RolloutId, Timestamp};
 
 use crate::plan::Plan;
 
@@ -17,6 +17,7 @@ pub(super) struct Words {
     pub(super) release: String,
     pub(super) environment: Option<String>,
     pub(super) by: String,
+    pub(super) since: Timestamp,
     lead: Option<String>,
 }
 
@@ -27,6 +28,7 @@ impl Words {
             release: plan.release.id.to_string(),
             environment: plan.environment.clone(),
             by: "somebody".into(),
+            since: Timestamp(0),
             lead: plan.lead.clone(),
         }
     }
