@@ -69,7 +69,6 @@ pub(crate) struct TaskFact {
 /// How it ended, at its last attempt.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskEnd {
-    pub(crate) at: Timestamp,
     pub(crate) state: TaskState,
     pub(crate) note: String,
     pub(crate) duration_ms: u64,
@@ -126,7 +125,6 @@ pub(crate) struct ItemFact {
 #[derive(Clone, Debug)]
 pub(crate) struct SignOffFact {
     pub(crate) at: Timestamp,
-    pub(crate) role: SignRole,
     pub(crate) signed: Signed,
     pub(crate) document: tidegate_protocol::Digest,
 }
@@ -343,7 +341,7 @@ impl<'a> Facts<'a> {
             }
             Record::TaskEnded { name, what, state, note, duration_ms, .. } => {
                 if let Some(task) = self.tasks.iter_mut().find(|t| t.name == *name && t.what == *what) {
-                    task.ended = Some(TaskEnd { at, state: *state, note: note.clone(), duration_ms: *duration_ms });
+                    task.ended = Some(TaskEnd { state: *state, note: note.clone(), duration_ms: *duration_ms });
                 }
             }
             Record::Gate { stage, step, reason, .. } => self.gate(at, *stage, *step, reason),
@@ -382,7 +380,7 @@ impl<'a> Facts<'a> {
                 self.items.insert(*item, fact);
             }
             Record::SignedOff { role, signed, document } => {
-                self.sign_offs.insert(*role, SignOffFact { at, role: *role, signed: signed.clone(), document: *document });
+                self.sign_offs.insert(*role, SignOffFact { at, signed: signed.clone(), document: *document });
             }
             Record::Reviewed { review, by } => self.review = Some((review.clone(), by.clone(), at)),
             Record::Noted { by, text, resolves: None } => self.notes.push((at, by.clone(), text.clone())),

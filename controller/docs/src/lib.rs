@@ -8,12 +8,23 @@
 
 extern crate alloc;
 
+mod chart;
+mod csv;
 mod doc1;
 mod doc2;
+mod doc3;
+mod doc4;
+mod doc5;
+mod doc6;
 mod downtime;
 mod fold;
 mod handoff;
+mod html;
+mod index;
 mod issues;
+mod items;
+mod json;
+mod junit;
 mod markdown;
 mod model;
 mod open;
@@ -29,6 +40,7 @@ use tidegate_protocol::{Digest, Release, ReleaseId, RolloutId, Timestamp};
 use tidegate_rollout::Record;
 
 pub use crate::issues::{Issue, Resolved};
+pub use crate::items::DOCUMENT_ITEMS;
 use crate::story::Story;
 
 /// The schema of every JSON document here.
@@ -118,9 +130,16 @@ pub enum DocsError {
 pub fn papers(input: &Input<'_>) -> Result<Vec<Paper>, DocsError> {
     let story = Story::of(input)?;
     let mut papers = Vec::new();
-    for document in [doc1::document(&story)?, doc2::document(&story)?] {
+    let makers = [index::document, doc1::document, doc2::document, doc3::document, doc4::document, doc5::document, doc6::document];
+    for make in makers {
+        let document = make(&story)?;
         papers.push(Paper { name: format!("{}.md", document.slug), text: markdown::render(&document) });
+        papers.push(Paper { name: format!("{}.html", document.slug), text: html::render(&document) });
+        papers.push(Paper { name: format!("{}.json", document.slug), text: json::render(&story, &document)? });
     }
+    papers.push(Paper { name: "smoke.junit.xml".into(), text: junit::render(&story) });
+    papers.push(Paper { name: "metrics.csv".into(), text: csv::render(&story) });
+    papers.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(papers)
 }
 

@@ -15,41 +15,41 @@ use crate::text::{Text, Verbatim};
 
 /// One deliverable, ready to be rendered.
 #[derive(Clone, Debug, Serialize)]
-pub struct Document {
+pub(crate) struct Document {
     /// 1 to 6; 0 for the index.
-    pub number: u8,
+    pub(crate) number: u8,
     /// File name without its ending: `1-pre-deployment-checklist`.
-    pub slug: &'static str,
+    pub(crate) slug: &'static str,
     /// `Pre-Deployment Checklist`.
-    pub title: &'static str,
+    pub(crate) title: &'static str,
     /// What it is about, under the title.
-    pub subtitle: Text,
+    pub(crate) subtitle: Text,
     /// How it ended, or where it stands.
-    pub badge: Cell,
+    pub(crate) badge: Cell,
     /// In order.
-    pub blocks: Vec<Block>,
+    pub(crate) blocks: Vec<Block>,
     /// Under everything.
-    pub footer: Footer,
+    pub(crate) footer: Footer,
     /// The same as numbers, for programs.
     #[serde(skip)]
-    pub data: Value,
+    pub(crate) data: Value,
 }
 
 /// What ties paper to the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Footer {
+pub(crate) struct Footer {
     /// Which rollout.
-    pub rollout: Text,
+    pub(crate) rollout: Text,
     /// The last record that the documents know.
-    pub journal_seq: u64,
+    pub(crate) journal_seq: u64,
     /// Its hash, which covers all before it.
-    pub journal_hash: Text,
+    pub(crate) journal_hash: Text,
 }
 
 /// One part of a document.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "block", rename_all = "kebab-case")]
-pub enum Block {
+pub(crate) enum Block {
     /// `level` from 2 (the title is 1) to 4.
     Heading {
         /// 2 to 4.
@@ -105,7 +105,7 @@ pub enum Block {
 /// How something stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Mark {
+pub(crate) enum Mark {
     /// Nothing to say.
     #[default]
     Plain,
@@ -124,7 +124,7 @@ pub enum Mark {
 impl Mark {
     /// Before a text.
     #[must_use]
-    pub const fn sign(self) -> &'static str {
+    pub(crate) const fn sign(self) -> &'static str {
         match self {
             Self::Plain => "",
             Self::Good => "✓",
@@ -138,15 +138,15 @@ impl Mark {
 
 /// One cell.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Cell {
+pub(crate) struct Cell {
     /// What stands in it.
-    pub text: Text,
+    pub(crate) text: Text,
     /// How it stands.
     #[serde(skip_serializing_if = "is_plain")]
-    pub mark: Mark,
+    pub(crate) mark: Mark,
     /// A digest, a name, a command: in a fixed-width font.
     #[serde(skip_serializing_if = "is_false")]
-    pub code: bool,
+    pub(crate) code: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
@@ -161,68 +161,68 @@ fn is_false(flag: &bool) -> bool {
 
 impl Cell {
     /// Plain text.
-    pub fn new(text: impl Into<Text>) -> Self {
+    pub(crate) fn new(text: impl Into<Text>) -> Self {
         Self { text: text.into(), ..Self::default() }
     }
 
     /// In a fixed-width font.
-    pub fn code(text: impl Into<Text>) -> Self {
+    pub(crate) fn code(text: impl Into<Text>) -> Self {
         Self { text: text.into(), code: true, ..Self::default() }
     }
 
     /// With a mark before it.
-    pub fn marked(mark: Mark, text: impl Into<Text>) -> Self {
+    pub(crate) fn marked(mark: Mark, text: impl Into<Text>) -> Self {
         Self { text: text.into(), mark, code: false }
     }
 
     /// A line whose evidence is missing: its fixed name, and what to do.
-    pub fn open(item: &str, what: &str) -> Self {
+    pub(crate) fn open(item: &str, what: &str) -> Self {
         Self::marked(Mark::Open, alloc::format!("open: {item} ({what})"))
     }
 
     /// Nothing.
     #[must_use]
-    pub fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self::new("-")
     }
 }
 
 /// A box of a checklist.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Check {
+pub(crate) struct Check {
     /// Its fixed name.
-    pub item: Text,
+    pub(crate) item: Text,
     /// The guide's line.
-    pub title: Text,
+    pub(crate) title: Text,
     /// Good = ticked, open, bad = failed, n/a.
-    pub mark: Mark,
+    pub(crate) mark: Mark,
     /// What was seen, or what is missing.
-    pub evidence: Text,
+    pub(crate) evidence: Text,
     /// Who said so.
-    pub by: Text,
+    pub(crate) by: Text,
     /// When.
-    pub at: Text,
+    pub(crate) at: Text,
 }
 
 /// Values over time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Chart {
+pub(crate) struct Chart {
     /// Over it.
-    pub title: Text,
+    pub(crate) title: Text,
     /// `%`, `ms`, `/s` or nothing.
-    pub unit: Text,
+    pub(crate) unit: Text,
     /// The horizontal axis, Unix milliseconds.
-    pub from_unix_ms: u64,
+    pub(crate) from_unix_ms: u64,
     /// Its end.
-    pub to_unix_ms: u64,
+    pub(crate) to_unix_ms: u64,
     /// At most four.
-    pub series: Vec<Series>,
+    pub(crate) series: Vec<Series>,
 }
 
 /// What a line of a chart is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Line {
+pub(crate) enum Line {
     /// Before the first swap: one value.
     Baseline,
     /// The hosts that changed.
@@ -236,7 +236,7 @@ pub enum Line {
 impl Line {
     /// For legends and style classes.
     #[must_use]
-    pub const fn word(self) -> &'static str {
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Baseline => "baseline",
             Self::Changed => "changed",
@@ -248,28 +248,28 @@ impl Line {
 
 /// One line of a chart.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Series {
+pub(crate) struct Series {
     /// What it is.
-    pub line: Line,
+    pub(crate) line: Line,
     /// Unix milliseconds and value; a horizontal line has one point.
-    pub points: Vec<(u64, f64)>,
+    pub(crate) points: Vec<(u64, f64)>,
 }
 
 /// A place for a signature.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Signature {
+pub(crate) struct Signature {
     /// As what.
-    pub role: Text,
+    pub(crate) role: Text,
     /// Who; empty while nobody did.
-    pub name: Text,
+    pub(crate) name: Text,
     /// Fingerprint of the key.
-    pub key: Text,
+    pub(crate) key: Text,
     /// When.
-    pub at: Text,
+    pub(crate) at: Text,
     /// Good = signed, open, warn = void.
-    pub mark: Mark,
+    pub(crate) mark: Mark,
     /// What is missing, or why it is void.
-    pub note: Text,
+    pub(crate) note: Text,
 }
 
 /// Builds blocks with less ado.

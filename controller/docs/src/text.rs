@@ -21,18 +21,18 @@ const BLOCK_CHARS_MAX: usize = 64 * 1024;
 /// One line that is safe to print: no control characters, no overrides of the
 /// direction of writing, nothing invisible, at most 2000 characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Text(String);
+pub(crate) struct Text(String);
 
 impl Text {
     /// Its characters.
     #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
     /// Nothing to see.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.trim().is_empty()
     }
 }
@@ -69,12 +69,12 @@ impl Serialize for Text {
 
 /// Several lines that are safe to print verbatim.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verbatim(String);
+pub(crate) struct Verbatim(String);
 
 impl Verbatim {
     /// Its characters, lines ended by `\n`.
     #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
