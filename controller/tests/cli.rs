@@ -13,9 +13,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tidegate_controller::cli::live::Model;
 use tidegate_controller::cli::output::render_error;
-use tidegate_controller::cli::{self, gates, render};
+use tidegate_controller::cli::{self, audit, freeze, gates, handover, notify, render};
 use tidegate_controller::operator::doc::{
-    ErrorOut, EventDoc, ExplainDoc, HostDoc, ImportDoc, PlanDoc, ReleaseDoc, ReleaseShowDoc, RolloutDoc,
+    AuditDoc, ErrorOut, EventDoc, ExplainDoc, FreezeDoc, HandoffDoc, HostDoc, ImportDoc, PlanDoc, ReleaseDoc, ReleaseShowDoc, RolloutDoc,
+    RouteDoc,
 };
 use tidegate_rollout::replay::ReplayDoc;
 use tidegate_rollout::status::StatusDoc;
@@ -76,6 +77,11 @@ fn documents_keep_their_fields_and_read_well() {
     document("rollouts", |docs: &Vec<RolloutDoc>| render::rollouts(docs, false));
     document("status", |doc: &StatusDoc| format!("{}\n{}", render::status(doc, false), render::state_line(doc, false)));
     document("baking", |doc: &StatusDoc| render::status_at(doc, false, Some("2026-11-23T02:30:30Z".parse().unwrap())));
+    document("waiting", |doc: &StatusDoc| render::status(doc, false));
+    document("handoff", |doc: &HandoffDoc| handover::shown(doc, false));
+    document("freezes", |docs: &Vec<FreezeDoc>| freeze::list(docs, false));
+    document("routes", |docs: &Vec<RouteDoc>| notify::shown(docs, false));
+    document("audit", |doc: &AuditDoc| audit::shown(doc, false));
     document("replay", |doc: &ReplayDoc| gates::replay(doc, false));
     document("events", |docs: &Vec<EventDoc>| {
         let lines: Vec<String> = docs.iter().map(render::event_line).collect();
@@ -163,7 +169,7 @@ fn texts(output: &Output) -> (i32, String, String) {
 #[test]
 fn every_wrong_command_line_is_exit_2() {
     let dir = tempfile::tempdir().unwrap();
-    let cases: [&[&str]; 22] = [
+    let cases: [&[&str]; 50] = [
         &["rollot"],
         &["token", "create", "--ttl", "15"],
         &["token", "create", "--label", "role"],
@@ -186,6 +192,34 @@ fn every_wrong_command_line_is_exit_2() {
         &["rollout", "replay", "r-1"],
         &["rollout", "drill", "-f", "plan.toml", "--host", "a", "--stage", "1"],
         &["rollout", "drill", "-f", "plan.toml", "--stage", "0"],
+        &["rollout", "approve", "r-1", "--role", "boss", "--key", "k"],
+        &["rollout", "approve", "r-1", "--role", "security"],
+        &["rollout", "approve", "r-1", "--key", "k"],
+        &["rollout", "approve", "r-1", "--role", "security", "--key", "k", "--signature", "s"],
+        &["rollout", "approve", "r-1", "--role", "security", "--print-payload", "--signature", "s"],
+        &["rollout", "override", "r-1", "--what", "gate", "--role", "cab", "--key", "k", "--reason", "x"],
+        &["rollout", "override", "r-1", "--what", "window", "--role", "cab", "--key", "k"],
+        &["rollout", "override", "r-1", "--what", "window", "--role", "cab", "--key", "k", "--reason", " "],
+        &["rollout", "handoff", "r-1", "--role", "lead"],
+        &["rollout", "handoff", "r-1", "--key", "k"],
+        &["rollout", "handoff", "r-1", "--role", "security", "--key", "k"],
+        &["rollout", "note", "r-1"],
+        &["rollout", "note", "r-1", "x", "--resolves", "0"],
+        &["rollout", "item", "r-1"],
+        &["rollout", "item", "r-1", "add", "x"],
+        &["rollout", "item", "r-1", "set", "1"],
+        &["rollout", "item", "r-1", "set", "--status", "done"],
+        &["rollout", "review", "r-1"],
+        &["rollout", "review", "r-1", "-f", "review.toml", "--template"],
+        &["rollout", "review", "r-1", "-f", "review.toml", "-o", "x"],
+        &["rollout", "close"],
+        &["docs", "r-1"],
+        &["freeze", "add"],
+        &["freeze", "add", "--reason", "x", "--until", "2099-01-01T00:00"],
+        &["freeze", "add", "--reason", "x", "--until", "2099-01-01T00:00Z", "--for", "1h"],
+        &["freeze", "remove", "1"],
+        &["audit", "export", "--after", "-1"],
+        &["notify", "route"],
     ];
     for args in cases {
         let (code, out, err) = texts(&tidegate(dir.path(), args));
@@ -206,7 +240,22 @@ fn files_that_do_not_read_are_exit_2_before_any_controller_is_asked() {
     fs::write(dir.path().join("plan.toml"), "release = \"shop@1\"\nhosts = { api = \"role=api\" }\nstrategy = \"rollin\"\n").unwrap();
     fs::write(dir.path().join("release.toml"), "name = \"shop\"\nversion = 1\n").unwrap();
     fs::write(dir.path().join("bundle"), "no bundle").unwrap();
-    let cases: [(&[&str], &[&str]); 9] = [
+    fs::write(dir.path().join("review.toml"), "date = \"2026-11-24\"\nparticipants = [\"Dana\"]\nwent_wel = []\n").unwrap();
+    let sign = ["rollout", "approve", "r-1", "--role", "security"];
+    let with = |more: [&'static str; 2]| sign.into_iter().chain(more).collect::<Vec<_>>();
+    let (no_key, dir_key) = (with(["--key", "none"]), with(["--key", "."]));
+    let (no_signature, bad_signature) = (with(["--signature", "none"]), with(["--signature", "bundle"]));
+    let empty_stdin = with(["--signature", "-"]);
+    let cases: [(&[&str], &[&str]); 18] = [
+        (&no_key, &["no key at none", "fix: "]),
+        (&dir_key, &["no key at .", "it is not a file"]),
+        (&no_signature, &["read none", "fix: "]),
+        (&bad_signature, &["bundle: not an SSH signature", "ssh-keygen -Y sign -n tidegate-approval"]),
+        (&empty_stdin, &["-: not an SSH signature"]),
+        (&["rollout", "review", "r-1", "-f", "review.toml"], &["review.toml", "line 3", "went_wel", "review --help"]),
+        (&["rollout", "review", "r-1", "--template", "-o", "review.toml"], &["review.toml is there already"]),
+        (&["audit", "verify", "--journal", "none"], &["none does not read as a journal", "fix: "]),
+        (&["audit", "verify", "--journal", "bundle"], &["bundle does not read as a journal", "fix: "]),
         (&["rollout", "plan", "-f", "plan.toml"], &["plan.toml", "line 3", "rollin", "fix: "]),
         (&["rollout", "start", "-f", "plan.toml", "--detach"], &["plan.toml", "line 3"]),
         (&["rollout", "start", "-f", "none.toml"], &["none.toml", "fix: "]),
@@ -264,10 +313,15 @@ fn help_version_and_completions_go_to_stdout() {
         assert_eq!((code, err.as_str()), (0, ""), "{args:?}");
         assert!(out.contains("tidegate"), "{args:?}");
     }
+    // Words of closed lists are completed, too.
+    let (_, out, _) = texts(&tidegate(dir.path(), &["completions", "bash"]));
+    for words in ["tech-lead security operations product-owner cab", "lead ops-lead", "window freeze"] {
+        assert!(out.contains(&format!("compgen -W \"{words}\"")), "{words}");
+    }
     let (_, out, _) = texts(&tidegate(dir.path(), &["rollout", "--help"]));
     for verb in [
         "plan", "start", "list", "status", "watch", "events", "wait", "pause", "resume", "halt", "rollback", "promote", "ack", "declare",
-        "attest", "drill", "replay", "explain",
+        "attest", "drill", "replay", "explain", "approve", "override", "note", "item", "handoff", "review", "close",
     ] {
         assert!(out.contains(&format!("\n  {verb} ")), "{verb}");
     }

@@ -16,7 +16,7 @@ use super::call::{Link, Trouble};
 use super::exit::Exit;
 use super::live::Live;
 use super::output::{Format, read};
-use super::{Context, render};
+use super::{Context, checklist, render};
 use crate::operator::client::Part;
 use crate::operator::doc::EventDoc;
 use crate::operator::msg::{ErrorCode, ErrorDoc, Request, Until};
@@ -34,6 +34,8 @@ const RETRY_LAST: Duration = Duration::from_secs(2);
 pub(super) struct Follow {
     pub(super) id: RolloutId,
     pub(super) until_watching: bool,
+    /// Watches on while people are waited for before the start: somebody sits here.
+    pub(super) patient: bool,
 }
 
 /// How a followed rollout ended for this command, with its last status.
@@ -49,6 +51,8 @@ struct Heard {
     seq: u64,
     /// A drill was passed.
     drilled: bool,
+    /// What people were told to give.
+    missing: Vec<String>,
 }
 
 /// Follows a rollout and prints how it ended.
@@ -157,6 +161,7 @@ async fn once(
             Part::Document(json) => {
                 let doc: StatusDoc = read(&json)?;
                 live.status(&doc);
+                tell_missing(&doc, what, heard, live);
                 if let Some(exit) = early(&doc, what) {
                     return Ok(Ended { exit, status: json });
                 }
@@ -175,6 +180,7 @@ async fn once(
                     let json = link.ask(context, Request::RolloutStatus { id: what.id.clone() }).await?;
                     let doc: StatusDoc = read(&json)?;
                     live.observe(&doc);
+                    tell_missing(&doc, what, heard, live);
                     if let Some(exit) = early(&doc, what) {
                         return Ok(Ended { exit, status: json });
                     }
@@ -199,9 +205,21 @@ async fn once(
 fn early(doc: &StatusDoc, what: &Follow) -> Option<Exit> {
     match doc.state {
         RolloutState::Watching if what.until_watching => Some(Exit::Done),
+        RolloutState::AwaitingApproval if what.patient => None,
         _ if doc.waiting_for.as_deref() == Some("person") && doc.paused_by.is_none() => Some(Exit::Person),
         _ => None,
     }
+}
+
+/// Says what is to be given before it begins, whenever that changed. Who does not
+/// watch on finds it in the status at the end, except in ndjson.
+fn tell_missing(doc: &StatusDoc, what: &Follow, heard: &mut Heard, live: &Live) {
+    let missing = checklist::missing(doc);
+    if missing == heard.missing || !(what.patient || live.format() == Format::Ndjson) {
+        return;
+    }
+    missing.iter().filter(|line| !heard.missing.contains(line)).for_each(|line| live.say(&format!("missing: {line}")));
+    heard.missing = missing;
 }
 
 /// Whether the status may be such after it.
@@ -213,6 +231,8 @@ fn may_end(event: &EventDoc) -> bool {
         }
         // A source in error for too long, an inconclusive gate at its end.
         "gate" => true,
+        // One thing less is missing, or another one.
+        "approved" | "attested" | "overridden" | "readiness" => true,
         _ => false,
     }
 }

@@ -10,7 +10,7 @@ use tidegate_rollout::record::TargetState;
 use tidegate_rollout::status::{ObservationDoc, StatusDoc};
 
 use super::gates;
-use super::output::Output;
+use super::output::{Format, Output};
 use super::render;
 use super::table::clean;
 use crate::operator::doc::EventDoc;
@@ -29,8 +29,28 @@ pub struct Model {
 }
 
 /// Kinds of events that a person would want to read again.
-const LASTING: [&str; 11] =
-    ["state", "said", "returned", "healed", "started", "gate", "tripped", "investigation", "attested", "alert", "drilled"];
+const LASTING: [&str; 20] = [
+    "state",
+    "said",
+    "returned",
+    "healed",
+    "started",
+    "gate",
+    "tripped",
+    "investigation",
+    "attested",
+    "alert",
+    "drilled",
+    "approved",
+    "overridden",
+    "freeze",
+    "began",
+    "task-ordered",
+    "task-ended",
+    "stopping",
+    "noted",
+    "closed",
+];
 /// Hosts named in one line.
 const NAMED_MAX: usize = 6;
 /// States in which an open gate is worth a line.
@@ -173,6 +193,10 @@ impl Live {
             Screen { all, head, gate: None, waves: BTreeMap::new() }
         });
         Self { output, model: None, screen }
+    }
+
+    pub(super) const fn format(&self) -> Format {
+        self.output.format
     }
 
     pub(super) fn status(&mut self, doc: &StatusDoc) {

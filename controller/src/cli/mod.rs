@@ -5,19 +5,29 @@
 //! controller than its requests and documents. One file per noun; [`output`] is
 //! the only place that prints; [`exit`] holds the exit codes.
 
+pub mod audit;
 mod call;
+pub mod checklist;
 pub mod exit;
+mod files;
 mod follow;
+pub mod freeze;
 pub mod gates;
+pub mod handover;
 mod host;
 pub mod live;
+pub mod log;
+pub mod notify;
 pub mod output;
+mod papers;
 mod release;
 pub mod render;
 mod rollout;
+mod sign;
 mod table;
 mod token;
 mod upload;
+mod words;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -42,7 +52,9 @@ Examples:
   tidegate release import shop.tidegate
   tidegate rollout plan -f plan.toml              what would happen, host by host
   tidegate rollout start -f plan.toml             carries it out and shows how it goes
-  tidegate rollout explain ID                     why it is where it is";
+  tidegate rollout explain ID                     why it is where it is
+  tidegate rollout approve ID --role security --key ~/.ssh/id_ed25519
+  tidegate docs ID --out papers                   checklist, log, tests, monitoring, handoff, review";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -83,6 +95,18 @@ enum Noun {
     /// Move a fleet to a release
     #[command(subcommand)]
     Rollout(rollout::Rollout),
+    /// Write the six deliverables of a rollout: Markdown, HTML, JSON, JUnit XML
+    #[command(after_help = papers::HELP)]
+    Docs(papers::Papers),
+    /// Keep rollouts from going forward
+    #[command(subcommand)]
+    Freeze(freeze::Freeze),
+    /// Look after notification routes
+    #[command(subcommand)]
+    Notify(notify::Notify),
+    /// Verify and copy the journal
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Print a script that completes commands on TAB
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
@@ -175,6 +199,10 @@ fn dispatch(cli: Cli, output: Output) -> Result<Exit, ErrorDoc> {
             return Ok(Exit::Done);
         }
         Noun::Release(release::Release::Pack { file, out }) => return release::pack(&output, &file, &out),
+        Noun::Audit(verb) => match audit::offline(&output, &verb) {
+            Some(verified) => return verified,
+            None => Noun::Audit(verb),
+        },
         noun => noun,
     };
     let bundle = match &noun {
@@ -192,6 +220,10 @@ fn dispatch(cli: Cli, output: Output) -> Result<Exit, ErrorDoc> {
             Noun::Host(verb) => host::run(&context, verb).await,
             Noun::Rollout(verb) => rollout::run(&context, verb, spec).await,
             Noun::Release(verb) => release::run(&context, verb, bundle).await,
+            Noun::Docs(args) => papers::run(&context, args).await,
+            Noun::Freeze(verb) => freeze::run(&context, verb).await,
+            Noun::Notify(verb) => notify::run(&context, verb).await,
+            Noun::Audit(verb) => audit::run(&context, verb).await,
             Noun::Completions { .. } => Ok(Exit::Done),
         }
     })

@@ -37,6 +37,8 @@ pub struct Output {
 
 /// Longest line of free text on a terminal, characters.
 const LINE_CHARS_MAX: usize = 2_000;
+/// Most lines of an error's part.
+const BLOCK_LINES_MAX: usize = 400;
 
 impl Output {
     /// For this process's streams. `NO_COLOR` (set, not empty) turns colours off.
@@ -49,6 +51,18 @@ impl Output {
             color: format == Format::Human && !no_color && !dumb && io::stdout().is_terminal(),
             live: format != Format::Ndjson && !dumb && io::stderr().is_terminal(),
         }
+    }
+
+    /// Whether data on stdout may be coloured.
+    #[must_use]
+    pub const fn color(&self) -> bool {
+        self.color
+    }
+
+    /// A person sits here and sees what happens.
+    #[must_use]
+    pub fn attended(&self) -> bool {
+        self.live && self.format == Format::Human && io::stdin().is_terminal()
     }
 
     /// One document, as the controller wrote it.
@@ -129,7 +143,7 @@ pub fn render_error(error: &ErrorDoc, color: bool) -> String {
 
 /// Text of several lines (say, a file's line with a mark below it), indented.
 fn block(text: &str) -> String {
-    let lines: Vec<String> = text.lines().take(40).map(|l| clean(l, LINE_CHARS_MAX).trim_end().to_string()).collect();
+    let lines: Vec<String> = text.lines().take(BLOCK_LINES_MAX).map(|l| clean(l, LINE_CHARS_MAX).trim_end().to_string()).collect();
     lines.join("\n    ")
 }
 

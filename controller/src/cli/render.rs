@@ -6,8 +6,8 @@ use tidegate_rollout::RolloutState;
 use tidegate_rollout::record::{TargetState, WaveState};
 use tidegate_rollout::status::{HostDoc as TargetDoc, StatusDoc};
 
-use super::gates;
 use super::table::{Cell, Table, Tone, clean, paint};
+use super::{checklist, gates};
 use crate::operator::doc::{EventDoc, ExplainDoc, HostDoc, HostState, ImportDoc, PlanDoc, ReleaseDoc, ReleaseShowDoc, RolloutDoc};
 
 /// Longest sentence of others in a line, characters.
@@ -273,13 +273,8 @@ pub fn plan(doc: &PlanDoc, color: bool) -> String {
     }
     out.push_str(&table.render(color));
     out.push_str(&gates::plan(&plan.gating, color));
-    if !doc.readiness.is_empty() {
-        out.push_str("\nreadiness\n");
-    }
-    for row in &doc.readiness {
-        let mark = if row.ok { paint("ok ", Tone::Good, color) } else { paint("NOT", Tone::Bad, color) };
-        out.push_str(&format!("  {mark}  {}: {}\n", clean(&row.name, 80), clean(&row.observed, TEXT_CHARS_MAX)));
-    }
+    out.push_str(&checklist::process(doc, color));
+    out.push_str(&checklist::of_plan(&doc.readiness, color));
     if doc.refused_because.is_empty() {
         out.push_str("\nnothing was touched; start it with `tidegate rollout start`\n");
     } else {
@@ -336,6 +331,11 @@ pub fn status_at(doc: &StatusDoc, color: bool, now: Option<jiff::Timestamp>) -> 
         let span = |ms: u64| format!("{}.{} s", ms / 1_000, ms % 1_000 / 100);
         out.push_str(&format!("  drill    {passed}; forward {}, back {}\n", span(drilled.forward_ms), span(drilled.back_ms)));
     }
+    if doc.closed {
+        out.push_str("  closed   handed over and reviewed\n");
+    }
+    out.push_str(&checklist::of_status(doc, color));
+    out.push_str(&checklist::tasks(doc, color));
     let mut waves = Table::new(["WAVE", "NAME", "STATE", "CONFIRMED"]);
     for wave in &doc.waves {
         let done = doc.hosts.iter().filter(|h| h.wave == Some(wave.index) && h.state == TargetState::Confirmed).count();

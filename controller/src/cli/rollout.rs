@@ -11,7 +11,11 @@ use tidegate_rollout::{DrillScope, RolloutState, Spec, Verb};
 use super::call::Link;
 use super::exit::Exit;
 use super::follow::{self, Follow};
-use super::{Context, duration, gates, render};
+use super::handover::{self, Handover};
+use super::log::ExecutionLog;
+use super::papers;
+use super::sign::{self, Sign};
+use super::{Context, duration, files, gates, render};
 use crate::operator::client::Part;
 use crate::operator::doc::{EventDoc, ExplainDoc, PlanDoc, RolloutDoc, StartDoc};
 use crate::operator::msg::{ErrorCode, ErrorDoc, Request, Until};
@@ -37,8 +41,15 @@ pub(super) enum Rollout {
         #[command(flatten)]
         until: UntilWatching,
     },
-    /// Print what happened, oldest first
-    Events(Id),
+    /// Print the execution log: what happened, with its issues numbered
+    #[command(after_help = EVENTS_HELP)]
+    Events {
+        #[command(flatten)]
+        id: Id,
+        /// Every record instead, one a line
+        #[arg(long)]
+        full: bool,
+    },
     /// Wait until a rollout is in a state, or cannot come there any more
     #[command(after_help = WAIT_EXAMPLES, after_long_help = super::exit::after(WAIT_EXAMPLES))]
     Wait {
@@ -83,12 +94,12 @@ pub(super) enum Rollout {
         #[arg(long, value_name = "TEXT")]
         reason: String,
     },
-    /// Vouch by name for an item that a stage of the plan asks for
+    /// Vouch by name for an item of the checklist, a stage of the plan or the handoff
     #[command(after_help = ATTEST_HELP)]
     Attest {
         #[command(flatten)]
         id: Id,
-        /// Which, as the stage's `attest` names it
+        /// Which, as `rollout plan`, `status` and `handoff` name it
         #[arg(long, value_name = "NAME")]
         item: String,
         /// What was looked at, for the journal
@@ -108,6 +119,10 @@ pub(super) enum Rollout {
     },
     /// Say why a rollout is where it is, and what it waits for
     Explain(Id),
+    #[command(flatten)]
+    Sign(Sign),
+    #[command(flatten)]
+    Handover(Handover),
 }
 
 /// A rollout
@@ -146,7 +161,7 @@ pub(super) struct UntilWatching {
 pub(super) struct Start {
     #[command(flatten)]
     spec: SpecFile,
-    /// Watch until it ended (this is the default)
+    /// Watch until it ended (the default), or exit 3 once it waits for people; a terminal watches on without it
     #[arg(long, conflicts_with = "detach")]
     wait: bool,
     /// Print id and plan digest, and leave it to the controller
@@ -226,8 +241,14 @@ Examples:
   tidegate rollout declare shop-1 security-incident --reason \"token in the access log\"";
 
 const ATTEST_HELP: &str = "\
+Fixed names: before the start security-exit, images-signed, runbook-still-valid, alert-thresholds, low-traffic; at the
+handoff on-call-briefed, alerts-reviewed, runbook-tested. Plans add names of their own (attest = [..]). The approval of an
+optional role is waived by attesting its row.
+
 Examples:
-  tidegate rollout attest shop-1 --item no-customer-complaints --note \"ticket queue of the last hour is empty\"";
+  tidegate rollout attest shop-1 --item security-exit --note \"report of 2026-11-20, https://wiki.example/sec/214\"
+  tidegate rollout attest shop-1 --item no-customer-complaints --note \"ticket queue of the last hour is empty\"
+  tidegate rollout attest shop-1 --item approval-product-owner --note \"n/a: no visible change\"";
 
 const PLAN_HELP: &str = "\
 plan.toml:
@@ -262,7 +283,35 @@ plan.toml:
   [[perf]]                                       # Expected / Actual in status
   metric = \"latency_p99\"
   max = \"500ms\"
+  [[approval]]                                   # signed with `rollout approve` before it begins
+  role = \"tech-lead\"                            # or security, operations, product-owner (optional = true), cab
+  [[window]]                                     # outside of it nothing goes forward
+  days = [\"Tue\", \"Wed\"]
+  start_time = \"22:00\"
+  length_minutes = 360
+  time_zone = \"Europe/Berlin\"
+  [[contact]]
+  role = \"on-call\"                              # or lead, escalation
+  name = \"Ravi\"
+  phone = \"+49 30 5550\"
+  available = \"22:00-06:00\"
+  [[notify]]
+  on = [\"issue\", \"paused\", \"rollback\"]         # or started, stage, completed
+  to = \"on-call\"                                # [routes.on-call] of controller.toml
+  via = \"pagerduty\"                             # or slack, email, webhook
+  [change]
+  id = \"CR-1042\"
+  type = \"normal\"                               # or standard, emergency
+  risk = \"medium\"                               # or low, high (two approvers)
+  summary = \"Shop 2.1.0\"
+  justification = \"a faster checkout\"
+  [[risk]]
+  name = \"the migration locks a table\"
+  likelihood = \"L\"
+  impact = \"H\"
+  mitigation = \"run it at night\"
 
+[environments.NAME] of controller.toml may demand more of these; a plan adds demands and never drops them.
 Exits 5 if `start` would refuse the plan now, and says why.
 
 Examples:
@@ -271,11 +320,21 @@ Examples:
 
 const START_EXAMPLES: &str = "\
 Progress goes to stderr, how it ended to stdout. Ctrl-C ends the watching (exit 7), never the rollout.
+While approvals or attestations are missing it lists each with its command and, in scripts, exits 3: the rollout begins
+by itself once they are given.
 
 Examples:
   tidegate rollout start -f plan.toml
   tidegate rollout start -f plan.toml --run-id build-1042 --output json > result.json
   ID=$(tidegate rollout start -f plan.toml --detach --output json | jq -r .id)";
+
+const EVENTS_HELP: &str = "\
+--output json and ndjson print every record as it was journaled.
+
+Examples:
+  tidegate rollout events shop-1
+  tidegate rollout events shop-1 --full
+  tidegate rollout events shop-1 --output ndjson | jq -r 'select(.kind == \"state\") | [.at, .message] | @tsv'";
 
 const WATCH_EXAMPLES: &str = "\
 Examples:
@@ -290,19 +349,21 @@ Examples:
   tidegate rollout wait shop-1 --for completed --timeout 30m
   tidegate rollout wait shop-1 --for wave:2,rolled-back";
 
-/// What `start` needs, read and checked before a controller is asked.
+/// A file, read and checked before a controller is asked.
 pub(super) struct Read {
-    text: String,
-    name: String,
+    pub(super) text: String,
+    pub(super) name: String,
 }
 
 impl Rollout {
-    /// plan.toml of the commands that take one.
+    /// plan.toml, review.toml, a signature: of the commands that take one.
     pub(super) fn read(&self) -> Result<Option<Read>, ErrorDoc> {
         match self {
             Self::Plan(spec) | Self::Start(Start { spec, .. }) | Self::Drill(Drill { spec, .. }) | Self::Replay { spec, .. } => {
                 read(&spec.file).map(Some)
             }
+            Self::Sign(sign) => sign.read(),
+            Self::Handover(handover) => handover.read(),
             _ => Ok(None),
         }
     }
@@ -311,13 +372,7 @@ impl Rollout {
 fn read(file: &Path) -> Result<Read, ErrorDoc> {
     const SPEC_BYTES_MAX: u64 = 1 << 20;
     let name = file.display().to_string();
-    let cannot = |e: std::io::Error| {
-        ErrorDoc::new(ErrorCode::Usage, format!("read {name}")).cause(e.to_string()).fix("check that the path is right and readable")
-    };
-    if std::fs::metadata(file).map_err(cannot)?.len() > SPEC_BYTES_MAX {
-        return Err(ErrorDoc::new(ErrorCode::Usage, format!("{name}: over 1 MiB: this is not a plan.toml")));
-    }
-    let text = std::fs::read_to_string(file).map_err(cannot)?;
+    let text = files::text(file, SPEC_BYTES_MAX, "plan.toml")?;
     Spec::parse(&text, &name).map_err(|e| {
         ErrorDoc::new(ErrorCode::Usage, e.to_string()).fix("correct it; the keys of plan.toml are in `tidegate rollout plan --help`")
     })?;
@@ -326,8 +381,14 @@ fn read(file: &Path) -> Result<Read, ErrorDoc> {
 
 pub(super) async fn run(context: &Context, verb: Rollout, spec: Option<Read>) -> Result<Exit, ErrorDoc> {
     let output = &context.output;
+    let verb = match verb {
+        Rollout::Sign(verb) => return sign::run(context, verb, spec).await,
+        Rollout::Handover(verb) => return handover::run(context, verb, spec).await,
+        verb => verb,
+    };
     let spec = || spec.ok_or_else(|| ErrorDoc::new(ErrorCode::Internal, "the plan was not read"));
     match verb {
+        Rollout::Sign(_) | Rollout::Handover(_) => Ok(Exit::Done),
         Rollout::Plan(_) => plan(context, spec()?).await,
         Rollout::Start(args) => start(context, spec()?, args).await,
         Rollout::List => {
@@ -350,7 +411,8 @@ pub(super) async fn run(context: &Context, verb: Rollout, spec: Option<Read>) ->
             };
             let named = args.run_id.is_some();
             let request = Request::RolloutDrill { spec_text, file_name, run_id: args.run_id, scope };
-            begin(context, request, named, args.detach, false).await
+            let patient = output.attended() && !args.wait;
+            begin(context, request, Begin { named, detach: args.detach, until_watching: false, patient }).await
         }
         Rollout::Replay { id: Id { id }, .. } => {
             let Read { text: spec_text, name: file_name } = spec()?;
@@ -363,9 +425,10 @@ pub(super) async fn run(context: &Context, verb: Rollout, spec: Option<Read>) ->
             output.document(&answer, |doc: &ExplainDoc, color| render::explain(doc, color))?;
             Ok(Exit::Done)
         }
-        Rollout::Events(Id { id }) => events(context, id).await,
+        Rollout::Events { id: Id { id }, full } => events(context, id, full).await,
         Rollout::Watch { id: Id { id }, until } => {
-            follow::follow(context, Follow { id, until_watching: until.until.is_some() }, None).await
+            let patient = output.attended();
+            follow::follow(context, Follow { id, until_watching: until.until.is_some(), patient }, None).await
         }
         Rollout::Wait { id: Id { id }, states, timeout } => follow::wait(context, &id, states, timeout).await,
         Rollout::Pause(word) => say(context, Verb::Pause, word).await,
@@ -391,11 +454,24 @@ async fn plan(context: &Context, spec: Read) -> Result<Exit, ErrorDoc> {
 async fn start(context: &Context, spec: Read, args: Start) -> Result<Exit, ErrorDoc> {
     let named = args.run_id.is_some();
     let request = Request::RolloutStart { spec_text: spec.text, file_name: spec.name, run_id: args.run_id, confirm: args.confirm };
-    begin(context, request, named, args.detach, args.until.until.is_some()).await
+    let patient = context.output.attended() && !args.wait;
+    begin(context, request, Begin { named, detach: args.detach, until_watching: args.until.until.is_some(), patient }).await
 }
 
-/// Starts something and watches it. `named`: asking again attaches to it.
-async fn begin(context: &Context, request: Request, named: bool, detach: bool, until_watching: bool) -> Result<Exit, ErrorDoc> {
+/// How something is started.
+struct Begin {
+    /// Asking again attaches to it.
+    named: bool,
+    /// Not watched.
+    detach: bool,
+    until_watching: bool,
+    /// Watched on while people are waited for.
+    patient: bool,
+}
+
+/// Starts something and watches it.
+async fn begin(context: &Context, request: Request, how: Begin) -> Result<Exit, ErrorDoc> {
+    let Begin { named, detach, until_watching, patient } = how;
     let link = Link::open(context).await?;
     let answer = link.ask(context, request).await.map_err(|trouble| {
         let lost = trouble.is_lost();
@@ -415,30 +491,87 @@ async fn begin(context: &Context, request: Request, named: bool, detach: bool, u
     }
     let how = if doc.attached { "runs already; watching it" } else { "started" };
     context.output.note(&format!("rollout {} {how} (plan {})", doc.id, doc.plan_digest.short()));
-    follow::follow(context, Follow { id: doc.id, until_watching }, Some(link)).await
+    follow::follow(context, Follow { id: doc.id, until_watching, patient }, Some(link)).await
 }
 
-async fn events(context: &Context, id: RolloutId) -> Result<Exit, ErrorDoc> {
+async fn events(context: &Context, id: RolloutId, full: bool) -> Result<Exit, ErrorDoc> {
     use super::output::Format;
+    let output = &context.output;
+    match output.format {
+        Format::Ndjson => {
+            let link = Link::open(context).await?;
+            each_event(context, &link, &id, |line| output.line(&line)).await?;
+            link.close().await;
+        }
+        Format::Json => {
+            let lines = held_events(context, &id).await?;
+            output.document(&format!("[{}]", lines.join(",")), |_: &Vec<EventDoc>, _| String::new())?;
+        }
+        Format::Human => {
+            let text = match execution_log(context, &id, full).await {
+                Ok(log) => log.render(&id, output.color()),
+                Err(trouble) => {
+                    let events = all_events(context, id).await?;
+                    if let Some(trouble) = trouble {
+                        output.note(&format!("showing every record: {trouble}"));
+                    }
+                    render::events(&events, output.color())
+                }
+            };
+            output.stdout(&text)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// As the deliverable has it; else why not, if it was wanted. A controller that
+/// cannot write papers still tells what happened, record by record.
+async fn execution_log(context: &Context, id: &RolloutId, full: bool) -> Result<ExecutionLog, Option<String>> {
+    if full {
+        return Err(None);
+    }
+    let papers = papers::all(context, id.clone()).await.map_err(|error| Some(error.message))?;
+    let paper = papers.iter().find(|p| p.name.starts_with("2-") && p.name.ends_with(".json"));
+    let log = paper.and_then(|p| ExecutionLog::read(&p.text));
+    log.ok_or_else(|| Some("its papers have no execution log that this version reads".into()))
+}
+
+/// Every event of a rollout so far, oldest first.
+pub(super) async fn all_events(context: &Context, id: RolloutId) -> Result<Vec<EventDoc>, ErrorDoc> {
+    held_events(context, &id).await?.iter().map(|line| super::output::read(line)).collect()
+}
+
+async fn held_events(context: &Context, id: &RolloutId) -> Result<Vec<String>, ErrorDoc> {
     // A journal of a long rollout on a large fleet stays below this.
     const EVENTS_MAX: usize = 2_000_000;
     let link = Link::open(context).await?;
-    let mut answers = link.stream(context, &Request::RolloutEvents { id }).await?;
     let mut lines = Vec::new();
+    each_event(context, &link, id, |line| {
+        if lines.len() >= EVENTS_MAX {
+            return Err(ErrorDoc::new(ErrorCode::Internal, "too many events to hold").fix("use --output ndjson"));
+        }
+        lines.push(line);
+        Ok(())
+    })
+    .await?;
+    link.close().await;
+    Ok(lines)
+}
+
+async fn each_event(
+    context: &Context,
+    link: &Link,
+    id: &RolloutId,
+    mut take: impl FnMut(String) -> Result<(), ErrorDoc>,
+) -> Result<(), ErrorDoc> {
+    let mut answers = link.stream(context, &Request::RolloutEvents { id: id.clone() }).await?;
     loop {
         match answers.next().await? {
-            Part::Event(line) if context.output.format == Format::Ndjson => context.output.line(&line)?,
-            Part::Event(line) if lines.len() < EVENTS_MAX => lines.push(line),
-            Part::Event(_) => return Err(ErrorDoc::new(ErrorCode::Internal, "too many events to hold").fix("use --output ndjson")),
+            Part::Event(line) => take(line)?,
             Part::Document(_) => {}
-            Part::End(_) => break,
+            Part::End(_) => return Ok(()),
         }
     }
-    if context.output.format != Format::Ndjson {
-        let array = format!("[{}]", lines.join(","));
-        context.output.document(&array, |events: &Vec<EventDoc>, color| render::events(events, color))?;
-    }
-    Ok(Exit::Done)
 }
 
 async fn say(context: &Context, verb: Verb, word: Word) -> Result<Exit, ErrorDoc> {
@@ -447,7 +580,7 @@ async fn say(context: &Context, verb: Verb, word: Word) -> Result<Exit, ErrorDoc
 }
 
 /// A person's word, and where the rollout stands then.
-async fn spoken(context: &Context, id: &RolloutId, request: Request) -> Result<Exit, ErrorDoc> {
+pub(super) async fn spoken(context: &Context, id: &RolloutId, request: Request) -> Result<Exit, ErrorDoc> {
     let answer = context.ask(request).await?;
     context.output.document(&answer, |doc: &StatusDoc, color| render::state_line(doc, color))?;
     let doc: StatusDoc = super::output::read(&answer)?;
@@ -467,6 +600,6 @@ fn until(text: &str) -> Result<Until, String> {
     })
 }
 
-fn digest(text: &str) -> Result<Digest, String> {
+pub(super) fn digest(text: &str) -> Result<Digest, String> {
     text.parse().map_err(|e: tidegate_protocol::digest::BadDigest| e.to_string())
 }
