@@ -175,7 +175,7 @@ impl Keys<'_> {
     fn channel(mut self) -> Result<Channel, String> {
         let via =
             self.text("via")?.ok_or_else(|| self.bad("via", "is missing: write \"slack\", \"email\", \"pagerduty\" or \"webhook\""))?;
-        let via: Via = via.parse().map_err(|e| self.bad("via", &e.to_string()))?;
+        let via = via.parse::<Via>().map_err(|e| self.bad("via", &e))?;
         let channel = match via {
             Via::Slack => {
                 self.inline("url", "its URL is a secret: write it into a file and name that with url_file, or a variable with url_env")?;
