@@ -127,9 +127,7 @@ impl Environment {
                 items.clone()
             }
         };
-        for (switch, rows) in
-            [(file.windows, WINDOWS), (file.change, CHANGE), (file.contacts, CONTACTS), (file.triggers, TRIGGERS)]
-        {
+        for (switch, rows) in [(file.windows, WINDOWS), (file.change, CHANGE), (file.contacts, CONTACTS), (file.triggers, TRIGGERS)] {
             match switch {
                 Some(true) => demanded.extend(rows.iter().map(|r| (*r).to_owned())),
                 // The guide asks for them; who says no, means it. A list is meant as well.

@@ -17,10 +17,11 @@ use tidegate_rollout::process::{ClockTime, ContactSpec, Day, Fit, Hours, Opening
 
 /// Days looked ahead for openings, and back for the beginning of one that goes on.
 const DAYS_MAX: i64 = 400;
-/// A window lasts a week at most.
-const DAYS_BACK: i64 = 9;
+/// A window lasts a week at most; twice that, and the edge.
+const DAYS_BACK: i64 = 24;
 /// Far enough that nothing waits for it: 9999-12-31, UTC.
 const NEVER: Timestamp = Timestamp(253_402_207_200_000);
+const ALWAYS: &str = "always open";
 /// Looks at a contact's hours between two instants, at most.
 const LOOKS_MAX: usize = 4_096;
 /// Further than that two names are not near.
@@ -31,7 +32,8 @@ const NEAR_EDITS_MAX: usize = 3;
 /// # Errors
 /// One sentence: the key, what is wrong, and what may be meant.
 pub fn check(windows: &[WindowSpec], contacts: &[ContactSpec]) -> Result<(), String> {
-    let named = windows.iter().map(|w| ("window.time_zone", &w.time_zone)).chain(contacts.iter().map(|c| ("contact.time_zone", &c.time_zone)));
+    let named =
+        windows.iter().map(|w| ("window.time_zone", &w.time_zone)).chain(contacts.iter().map(|c| ("contact.time_zone", &c.time_zone)));
     for (key, zone) in named {
         if let Some(name) = zone {
             zone_of(Some(name)).map_err(|why| format!("{key}: {why}"))?;
@@ -45,7 +47,8 @@ pub fn check(windows: &[WindowSpec], contacts: &[ContactSpec]) -> Result<(), Str
 #[must_use]
 pub fn openings(windows: &[WindowSpec], from: Timestamp, count: usize) -> Vec<Opening> {
     if let Some(open) = windows.iter().find(|w| is_endless(w)) {
-        return vec![endless(open)];
+        let fit = open.fit.unwrap_or(Fit::All);
+        return vec![Opening { opens: Timestamp(0), closes: NEVER, text: ALWAYS.into(), fit, overrun: open.overrun }];
     }
     let (mut back, mut ahead) = (DAYS_BACK, DAYS_BACK);
     loop {
@@ -63,10 +66,12 @@ pub fn openings(windows: &[WindowSpec], from: Timestamp, count: usize) -> Vec<Op
             ahead = (ahead * 4).min(DAYS_MAX);
             continue;
         }
-        if begins_before && left.first().is_some_and(|s| s.closes >= last) {
-            return left.first().and_then(|s| windows.get(s.of)).map(endless).into_iter().collect();
-        }
-        return left.into_iter().filter_map(|s| Some(opening(windows.get(s.of)?, s))).take(count).collect();
+        let known = |span: &Span| Span {
+            opens: if span.opens <= first { Timestamp(0) } else { span.opens },
+            closes: if span.closes >= last { NEVER } else { span.closes },
+            ..span.clone()
+        };
+        return left.into_iter().filter_map(|s| Some(opening(windows.get(s.of)?, &known(s)))).take(count).collect();
     }
 }
 
@@ -113,7 +118,8 @@ pub fn zone_of(name: Option<&str>) -> Result<TimeZone, String> {
     let Some(name) = name else { return Ok(TimeZone::UTC) };
     TimeZone::get(name).map_err(|_| {
         let near = jiff::tz::db().available().map(|n| n.as_str().to_owned()).filter_map(|known| Some((edits(name, &known)?, known))).min();
-        let hint = near.map_or_else(|| "write for example \"Europe/Berlin\" or \"UTC\"".to_owned(), |(_, known)| format!("is {known:?} meant?"));
+        let hint =
+            near.map_or_else(|| "write for example \"Europe/Berlin\" or \"UTC\"".to_owned(), |(_, known)| format!("is {known:?} meant?"));
         format!("{name:?} is no time zone of the IANA database; {hint}")
     })
 }
@@ -170,8 +176,9 @@ fn spans(windows: &[WindowSpec], from: Timestamp, back: i64, ahead: i64) -> (Vec
         }
     }
     let edge = |days: i64| Timestamp(from.0.saturating_add_signed(days * 86_400_000));
-    // Whatever the zone, all that begins between these was found.
-    (all, edge(2 - back), edge(ahead - 2))
+    // Whatever the zone: what touches a span that begins after the first or ends
+    // before the last of these was found.
+    (all, edge(10 - back), edge(ahead - 2))
 }
 
 fn span(window: &WindowSpec, of: usize, tz: &TimeZone, date: Date) -> Option<Span> {
@@ -242,29 +249,25 @@ fn is_endless(window: &WindowSpec) -> bool {
     every_day && window.start_time.is_none()
 }
 
-fn endless(window: &WindowSpec) -> Opening {
-    Opening {
-        opens: Timestamp(0),
-        closes: NEVER,
-        text: "always open".into(),
-        fit: window.fit.unwrap_or(Fit::All),
-        overrun: window.overrun,
-    }
-}
-
 fn opening(window: &WindowSpec, span: &Span) -> Opening {
     let tz = zone_of(window.time_zone.as_deref()).unwrap_or(TimeZone::UTC);
     let (opens, closes) = (zoned(span.opens, &tz), zoned(span.closes, &tz));
-    let mut text = format!("{} – {}", local(&opens), local(&closes));
-    if tz != TimeZone::UTC {
+    let mut text = match (span.opens.0, span.closes) {
+        (0, NEVER) => ALWAYS.to_owned(),
+        (_, NEVER) => format!("{} – without end", local(&opens)),
+        (0, _) => format!("until {}", local(&closes)),
+        _ => format!("{} – {}", local(&opens), local(&closes)),
+    };
+    let whole = span.opens.0 > 0 && span.closes < NEVER;
+    if tz != TimeZone::UTC && whole {
         let name = window.time_zone.as_deref().unwrap_or("UTC");
         let utc = |at| zoned(at, &TimeZone::UTC).strftime("%Y-%m-%d %H:%M UTC").to_string();
         text = format!("{text} ({name}); {} – {}", utc(span.opens), utc(span.closes));
     }
-    if let Some(note) = &span.note {
+    if let Some(note) = span.note.as_ref().filter(|_| whole) {
         text = format!("{text}; {note}");
     }
-    if opens.offset() != closes.offset() {
+    if opens.offset() != closes.offset() && whole {
         let minutes = span.closes.since(span.opens).0 / 60_000;
         text = format!("{text}; the clock changes meanwhile: {}h{:02} pass", minutes / 60, minutes % 60);
     }

@@ -42,10 +42,7 @@ fn first(window: WindowSpec, from: &str) -> (String, String, String) {
 fn a_window_over_midnight_opens_in_its_zone() {
     let (opens, closes, text) = first(window(&[Day::Tue], "22:00", 360, "Europe/Berlin"), "2026-11-20T00:00:00Z");
     assert_eq!((opens.as_str(), closes.as_str()), ("2026-11-24T21:00:00Z", "2026-11-25T03:00:00Z"));
-    assert_eq!(
-        text,
-        "Tue 2026-11-24 22:00 CET – Wed 2026-11-25 04:00 CET (Europe/Berlin); 2026-11-24 21:00 UTC – 2026-11-25 03:00 UTC"
-    );
+    assert_eq!(text, "Tue 2026-11-24 22:00 CET – Wed 2026-11-25 04:00 CET (Europe/Berlin); 2026-11-24 21:00 UTC – 2026-11-25 03:00 UTC");
     // The one that is open is the first.
     let (opens, ..) = first(window(&[Day::Tue], "22:00", 360, "Europe/Berlin"), "2026-11-25T02:59:59Z");
     assert_eq!(opens, "2026-11-24T21:00:00Z");
@@ -58,7 +55,14 @@ fn a_window_over_midnight_opens_in_its_zone() {
 #[test]
 fn a_start_that_the_clock_jumps_over_opens_when_the_jump_is_over() {
     for (zone, day, start, from, opens, note) in [
-        ("Europe/Berlin", Day::Sun, "02:30", "2026-03-28T00:00:00Z", "2026-03-29T01:00:00Z", "Sun 2026-03-29 02:30 CET does not exist: opens 03:00 CEST"),
+        (
+            "Europe/Berlin",
+            Day::Sun,
+            "02:30",
+            "2026-03-28T00:00:00Z",
+            "2026-03-29T01:00:00Z",
+            "Sun 2026-03-29 02:30 CET does not exist: opens 03:00 CEST",
+        ),
         // Midnight itself is jumped over.
         ("America/Santiago", Day::Sun, "00:15", "2026-09-05T12:00:00Z", "2026-09-06T04:00:00Z", "does not exist: opens 01:00"),
         // By half an hour.
@@ -201,7 +205,8 @@ proptest! {
         }
         let then = from + tidegate_protocol::Millis(later * 1_000);
         let again = openings(&windows, then, 4);
-        for opening in found.iter().filter(|o| then < o.closes) {
+        // What has no end within the time looked at is not told exactly.
+        for opening in found.iter().filter(|o| then < o.closes && o.opens.0 > 0 && o.closes < NEVER) {
             prop_assert!(again.contains(opening), "{opening:?} is not in {again:?}");
         }
     }

@@ -38,11 +38,8 @@ pub fn steps(plan: &Plan) -> (u64, u64) {
 #[must_use]
 pub fn estimate(plan: &Plan, pace: Option<&Pace>) -> Estimate {
     let (forward, back) = steps(plan);
-    let assumed = || Pace {
-        forward: STEP_ASSUMED,
-        back: STEP_ASSUMED,
-        from: format!("assumed: {STEP_ASSUMED} for each step; a drill measures it"),
-    };
+    let assumed =
+        || Pace { forward: STEP_ASSUMED, back: STEP_ASSUMED, from: format!("assumed: {STEP_ASSUMED} for each step; a drill measures it") };
     let pace = pace.cloned().unwrap_or_else(assumed);
     let baseline = if plan.gating.analysis.needs_baseline { plan.gating.analysis.baseline } else { Millis(0) };
     let bakes = plan.gating.stages.iter().filter(|s| !s.watch).fold(baseline, |sum, s| sum_of(sum, s.bake));

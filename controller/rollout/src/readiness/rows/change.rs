@@ -20,9 +20,9 @@ pub(super) fn request(look: &Look<'_>) -> Found {
 
 pub(super) fn risks(look: &Look<'_>) -> Found {
     let risks = &look.plan.process.risks;
-    let bare = risks.iter().filter(|r| {
-        r.likelihood == Grade::H && r.impact == Grade::H && r.mitigation.as_deref().unwrap_or_default().trim().is_empty()
-    });
+    let bare = risks
+        .iter()
+        .filter(|r| r.likelihood == Grade::H && r.impact == Grade::H && r.mitigation.as_deref().unwrap_or_default().trim().is_empty());
     let bare: Vec<&str> = bare.map(|r| r.name.as_str()).collect();
     if !bare.is_empty() {
         return fail(format!("likely and bad, and nothing is done about it: {}; write mitigation", named(&bare)));
@@ -40,7 +40,10 @@ pub(super) fn downtime(look: &Look<'_>) -> Found {
         return if look.asks("change-request") { beside(format!("{wanted} (see change-request)")) } else { fail(wanted) };
     };
     let ChangeSpec { downtime: Some(downtime), rollback_time: Some(back), .. } = change else {
-        return fail(format!("{}: [change] declares no downtime, or no rollback_time: write for example downtime = \"0s\", rollback_time = \"5m\"", change.id));
+        return fail(format!(
+            "{}: [change] declares no downtime, or no rollback_time: write for example downtime = \"0s\", rollback_time = \"5m\"",
+            change.id
+        ));
     };
     let (down, back) = (spell(downtime.0), back.0);
     match &look.facts.drill {
@@ -62,7 +65,9 @@ pub(super) fn template(look: &Look<'_>) -> Found {
         _ => return beside("no standard change"),
     }
     match process.template {
-        Some(digest) if look.facts.rules.standard_changes.contains(&digest) => pass(format!("template {digest} is approved in the environment")),
+        Some(digest) if look.facts.rules.standard_changes.contains(&digest) => {
+            pass(format!("template {digest} is approved in the environment"))
+        }
         Some(digest) => fail(format!(
             "template {digest} is not in standard_changes of the environment: have it approved and listed, or write type = \"normal\""
         )),

@@ -28,11 +28,12 @@ pub(super) fn artifacts(look: &Look<'_>) -> Found {
 }
 
 pub(super) fn checksums(look: &Look<'_>) -> Found {
+    let bare: Vec<&str> = look.manifest.components.iter().filter(|c| c.files.is_empty()).map(|c| c.name.as_str()).collect();
+    if !bare.is_empty() {
+        return fail(format!("the manifest lists no file of {}: pack the release again", named(&bare)));
+    }
     let files = look.manifest.artifacts();
     let bytes = files.values().fold(0_u64, |sum, n| sum.saturating_add(*n));
-    if files.is_empty() {
-        return fail("the manifest lists no file: pack the release again");
-    }
     pass(format!("{} file(s), {}, each with its sha256 in manifest {}", files.len(), size(bytes), look.plan.release.manifest))
 }
 

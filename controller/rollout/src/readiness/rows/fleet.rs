@@ -65,7 +65,8 @@ pub(super) fn capacity(look: &Look<'_>) -> Found {
     }
     notes.extend(loaded);
     let smallest = needed.keys().filter_map(|host| Some((known(host)?.disk_free_bytes, host))).min();
-    let disk = smallest.map_or_else(|| "disk: not known".to_string(), |(free, host)| format!("disk: at least {} free ({host})", size(free)));
+    let disk =
+        smallest.map_or_else(|| "disk: not known".to_string(), |(free, host)| format!("disk: at least {} free ({host})", size(free)));
     if !silent.is_empty() && smallest.is_some() {
         notes.push(format!("not known of {}", named(&silent)));
     }
@@ -163,7 +164,9 @@ pub(super) fn target(look: &Look<'_>) -> Found {
     let all = back + first;
     match first {
         0 => pass(format!("{back} of {all} host(s) have what they would go back to, unchanged")),
-        _ => pass(format!("{back} of {all} host(s) have what they would go back to; {first} install for the first time and would go back to nothing")),
+        _ => pass(format!(
+            "{back} of {all} host(s) have what they would go back to; {first} install for the first time and would go back to nothing"
+        )),
     }
 }
 
@@ -172,7 +175,8 @@ pub(super) fn triggers(look: &Look<'_>) -> Found {
     let gating = &look.plan.gating;
     let on_metric = |names: &[&str]| gating.triggers.iter().any(|t| t.tests.iter().any(|test| names.contains(&test.metric.as_str())));
     let declared = |name: &str| {
-        let of = |t: &crate::gate::Trigger| t.declared.as_deref() == Some(name) || matches!(&t.when.ask, Ask::Declared(what) if what == name);
+        let of =
+            |t: &crate::gate::Trigger| t.declared.as_deref() == Some(name) || matches!(&t.when.ask, Ask::Declared(what) if what == name);
         gating.triggers.iter().any(of)
     };
     let rows = [

@@ -10,7 +10,9 @@ pub(super) fn staging(look: &Look<'_>) -> Found {
     let release = &look.plan.release;
     let Some(staging) = &look.facts.rules.staging else { return beside("this is where releases are tested first") };
     match &look.facts.staging {
-        Some(ran) => pass(format!("rollout {} completed in {staging} at {} with the same manifest {}", ran.rollout, when(ran.at), release.manifest)),
+        Some(ran) => {
+            pass(format!("rollout {} completed in {staging} at {} with the same manifest {}", ran.rollout, when(ran.at), release.manifest))
+        }
         None => fail(format!(
             "no rollout of {} (manifest {}) completed in {staging}: roll it out there first, with environment = \"{staging}\" in its plan",
             release.id, release.manifest
@@ -22,7 +24,9 @@ pub(super) fn mirrors(look: &Look<'_>) -> Found {
     let rules = &look.facts.rules;
     let Some(staging) = &rules.staging else { return beside("there is no environment before this one to compare with") };
     let Some(compared) = look.facts.config.as_ref().filter(|c| c.here > 0 && c.there > 0) else {
-        return fail(format!("no host of {staging} has these components: label hosts with env={staging} and the labels that the plan selects"));
+        return fail(format!(
+            "no host of {staging} has these components: label hosts with env={staging} and the labels that the plan selects"
+        ));
     };
     if !compared.silent.is_empty() {
         return fail(format!(

@@ -75,7 +75,11 @@ pub(super) fn rollback_time(look: &Look<'_>) -> Found {
             spell(estimate.forward),
             spell(estimate.back),
             estimate.from,
-            if opening.closes.0 == u64::MAX || opening.opens.0 == 0 { "without end".into() } else { spell(opening.closes.since(opening.opens)) },
+            if opening.closes.0 == u64::MAX || opening.opens.0 == 0 {
+                "without end".into()
+            } else {
+                spell(opening.closes.since(opening.opens))
+            },
         )
     };
     match (ahead.iter().copied().find(|o| fits(&o)), ahead.first()) {
