@@ -1,16 +1,18 @@
 //! The readiness checklist for people: what holds, what is missing, and the command
 //! that mends it. Pure.
 
-use serde_json::Value;
-use tidegate_rollout::process::{Row, RowVerdict, Section};
+use tidegate_rollout::process::{ChangeType, Row, RowVerdict, Section};
 use tidegate_rollout::status::{StatusDoc, rfc3339};
 
 use super::log::Mark;
 use super::table::{Table, Tone, clean, paint};
-use crate::operator::doc::{PlanDoc, ReadinessDoc};
+use crate::operator::doc::{ApprovalDoc, PlanDoc, ReadinessDoc};
 
 /// Longest evidence in a line, characters.
 const TEXT_CHARS_MAX: usize = 600;
+
+/// Most openings that are listed.
+const OPENINGS_MAX: usize = 3;
 
 /// In the guide's order.
 const SECTIONS: [Section; 8] = [
@@ -45,18 +47,14 @@ impl From<&Row> for Line {
 impl From<&ReadinessDoc> for Line {
     /// A row of an older controller has a name and no more.
     fn from(row: &ReadinessDoc) -> Self {
-        let value = serde_json::to_value(row).unwrap_or_default();
-        let text = |key: &str| value.get(key).and_then(Value::as_str).filter(|t| !t.is_empty()).map(ToOwned::to_owned);
-        let known = |key: &str| value.get(key).filter(|v| !v.is_null()).cloned();
-        let verdict = if row.ok { RowVerdict::Pass } else { RowVerdict::Fail };
-        let said = text("by").map(|by| text("at").map_or(by.clone(), |at| format!("{by}, {at}")));
+        let either = |new: &str, old: &str| if new.is_empty() { old.to_owned() } else { new.to_owned() };
         Self {
-            section: known("section").and_then(|s| serde_json::from_value(s).ok()).unwrap_or(Section::Fleet),
-            title: text("title").unwrap_or_else(|| row.name.clone()),
-            demanded: known("demanded").and_then(|d| d.as_bool()).unwrap_or(true),
-            verdict: known("verdict").and_then(|v| serde_json::from_value(v).ok()).unwrap_or(verdict),
-            evidence: text("evidence").unwrap_or_else(|| row.observed.clone()),
-            said,
+            section: row.section.unwrap_or(Section::Fleet),
+            title: either(&row.title, &row.name),
+            demanded: row.demanded || row.verdict.is_none(),
+            verdict: row.verdict.unwrap_or(if row.ok { RowVerdict::Pass } else { RowVerdict::Fail }),
+            evidence: either(&row.evidence, &row.observed),
+            said: row.by.as_ref().map(|by| format!("{by}{}", row.at.as_ref().map_or_else(String::new, |at| format!(", {at}")))),
         }
     }
 }
@@ -113,36 +111,34 @@ pub fn of_plan(rows: &[ReadinessDoc], color: bool) -> String {
     format!("\nreadiness: {verdict}\n{}", sections(&lines, None, color))
 }
 
-/// The next openings of the plan's windows, one sentence each.
-fn openings(doc: &PlanDoc) -> Vec<String> {
-    let value = serde_json::to_value(doc).unwrap_or_default();
-    let all = value.get("openings").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let text = |o: &Value| o.as_str().or_else(|| o.get("text").and_then(Value::as_str)).map(ToOwned::to_owned);
-    all.iter().filter_map(text).collect()
-}
-
 /// What of the process the plan freezes: approvals, time, change request, tasks.
 #[must_use]
 pub fn process(doc: &PlanDoc, color: bool) -> String {
-    let (process, openings) = (&doc.plan.process, openings(doc));
+    let process = &doc.plan.process;
     let mut out = String::new();
-    if !process.approvals.is_empty() {
-        let word = |a: &tidegate_rollout::process::ApprovalSpec| format!("{}{}", a.role, if a.optional { " (optional)" } else { "" });
-        let all: Vec<String> = process.approvals.iter().map(word).collect();
-        out.push_str(&format!("  approvals   {} (each good for {})\n", all.join(", "), spell(process.approval_valid.0)));
+    if !doc.approvals.is_empty() {
+        let word = |a: &ApprovalDoc| format!("{}{}", a.role, if a.optional { " (optional)" } else { "" });
+        let all: Vec<String> = doc.approvals.iter().map(word).collect();
+        let text = format!("{}, each good for {}", all.join(", "), spell(process.approval_valid.0));
+        out.push_str(&format!("  approvals   {}\n", clean(&text, TEXT_CHARS_MAX)));
     }
     if let Some(change) = &process.change {
         let text = format!("{} ({}, {} risk): {}", change.id, change.kind, change.risk, change.summary);
         out.push_str(&format!("  change      {}\n", clean(&text, TEXT_CHARS_MAX)));
+        if let (ChangeType::Standard, Some(template)) = (change.kind, doc.template_digest) {
+            out.push_str(&format!("  template    {template} (standard_changes of controller.toml approves it)\n"));
+        }
     }
-    let estimate = &process.estimate;
-    if estimate.forward.0 > 0 || estimate.back.0 > 0 {
+    if let Some(estimate) = doc.estimate.as_ref().filter(|e| e.forward_ms > 0 || e.back_ms > 0) {
         let from = if estimate.from.is_empty() { String::new() } else { format!(" ({})", clean(&estimate.from, 200)) };
-        out.push_str(&format!("  takes       {} forward, {} back{from}\n", spell(estimate.forward.0), spell(estimate.back.0)));
+        out.push_str(&format!("  takes       {} forward, {} back{from}\n", spell(estimate.forward_ms), spell(estimate.back_ms)));
     }
-    for (i, opening) in openings.iter().enumerate() {
+    for (i, opening) in doc.openings.iter().take(OPENINGS_MAX).enumerate() {
         let head = if i == 0 { "windows" } else { "" };
-        out.push_str(&format!("  {head:<11} {}\n", clean(opening, TEXT_CHARS_MAX)));
+        out.push_str(&format!("  {head:<11} {}\n", clean(&opening.text, TEXT_CHARS_MAX)));
+    }
+    if doc.openings.is_empty() && !process.windows.is_empty() {
+        out.push_str("  windows     none opens any more\n");
     }
     if !out.is_empty() {
         out.insert_str(0, "\nprocess\n");
