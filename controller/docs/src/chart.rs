@@ -10,14 +10,16 @@ use crate::html::{escape, text};
 use crate::model::{Chart, Line, Series};
 use crate::text::{clock, quantity};
 
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 190.0;
-const LEFT: f64 = 58.0;
+const WIDTH: f64 = 460.0;
+const HEIGHT: f64 = 170.0;
+const LEFT: f64 = 54.0;
 const RIGHT: f64 = 10.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 24.0;
 /// A limit farther away would press all other lines flat.
 const LIMIT_SHOWN: f64 = 3.0;
+/// Horizontal lines above the lowest.
+const STEPS: u32 = 4;
 
 /// One figure; `at` makes its ids unique in the document.
 pub(crate) fn render(out: &mut String, chart: &Chart, at: usize) {
@@ -30,7 +32,8 @@ pub(crate) fn render(out: &mut String, chart: &Chart, at: usize) {
     if limit_fits {
         all.extend(limit);
     }
-    let (low, high) = bounds(&all);
+    let (low, step) = axis(&all);
+    let high = low + step * f64::from(STEPS);
     let unit = chart.unit.as_str();
     legend(out, chart, limit.filter(|_| !limit_fits));
     let describe = description(chart);
@@ -40,8 +43,8 @@ pub(crate) fn render(out: &mut String, chart: &Chart, at: usize) {
         text(&chart.title),
         escape(&describe)
     ));
-    for step in 0..=4_u32 {
-        let value = low + (high - low) * f64::from(step) / 4.0;
+    for at in 0..=STEPS {
+        let value = low + step * f64::from(at);
         let y = y_of(value, low, high);
         out.push_str(&format!(
             "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\n",
@@ -114,25 +117,53 @@ fn description(chart: &Chart) -> String {
     words.collect::<Vec<_>>().join(", ")
 }
 
-/// From zero where values are not negative, with air above.
-fn bounds(values: &[f64]) -> (f64, f64) {
-    let low = values.iter().copied().fold(0.0, f64::min);
-    let high = values.iter().copied().fold(low, f64::max);
-    if high - low <= 0.0 { (low, low + 1.0) } else { (low, round_up(low + (high - low) * 1.08)) }
+/// The lowest line and the distance between two: from zero, or close to the
+/// values where all of them are far from it.
+fn axis(values: &[f64]) -> (f64, f64) {
+    let min = values.iter().copied().fold(f64::MAX, f64::min);
+    let max = values.iter().copied().fold(f64::MIN, f64::max);
+    if values.is_empty() || max - min > 1e15 {
+        return (0.0, 1.0);
+    }
+    let steps = f64::from(STEPS);
+    let (from, to) = if min > 0.6 * max {
+        let air = (max - min).max(max * 0.04);
+        (min - air, max + air)
+    } else {
+        (min.min(0.0), max.max(0.0) * 1.08)
+    };
+    let mut step = nice((to - from) / steps);
+    for _ in 0..8 {
+        let low = whole_below(from / step) * step;
+        if low + step * steps >= to {
+            return (low, step);
+        }
+        step = nice(step * 1.01);
+    }
+    (from, (to - from) / steps)
 }
 
-/// The next number whose quarters read well: 1, 2, 4 or 8 times a power of ten.
-fn round_up(value: f64) -> f64 {
-    let mut step = 1e-9;
-    while step < 1e15 {
-        for factor in [1.0, 1.2, 1.6, 2.0, 2.4, 3.2, 4.0, 6.0, 8.0] {
-            if step * factor >= value {
-                return step * factor;
+/// The next number that reads well.
+fn nice(value: f64) -> f64 {
+    let mut decade = 1e-9;
+    while decade < 1e15 {
+        for factor in [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.5] {
+            if decade * factor >= value * 0.999_999 {
+                return decade * factor;
             }
         }
-        step *= 10.0;
+        decade *= 10.0;
     }
-    value
+    value.max(1e-9)
+}
+
+/// `floor`, which `core` has not got.
+fn whole_below(value: f64) -> f64 {
+    #[expect(clippy::cast_possible_truncation, reason = "saturates far beyond any axis")]
+    let whole = value as i64;
+    #[expect(clippy::cast_precision_loss, reason = "an axis has few digits")]
+    let whole = whole as f64;
+    if whole > value { whole - 1.0 } else { whole }
 }
 
 fn y_of(value: f64, low: f64, high: f64) -> f64 {

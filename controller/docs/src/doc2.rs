@@ -111,7 +111,9 @@ pub(crate) fn document(story: &Story<'_>) -> Result<Document, DocsError> {
     artifacts_table(&mut sheet, &data.artifacts);
     hosts_tables(&mut sheet, story, &data.stages);
     sheet.h2("Notified");
-    let rows = facts.notified.iter().map(|((key, route), n)| {
+    let mut told: Vec<_> = facts.notified.iter().collect();
+    told.sort_by_key(|(_, n)| n.at);
+    let rows = told.into_iter().map(|((key, route), n)| {
         let status = if n.ok { Cell::marked(Mark::Good, "taken") } else { Cell::marked(Mark::Bad, n.detail.as_str()) };
         alloc::vec![Cell::new(clock(n.at, facts.origin())), Cell::new(key.as_str()), Cell::new(route.as_str()), status]
     });
@@ -185,7 +187,7 @@ pub(crate) fn resolution(story: &Story<'_>, issue: &Issue) -> Cell {
         (None, auto) if issue.needs_person => {
             let auto = auto.map_or_else(String::new, |a| format!("{a}; "));
             let how = story.command("note", &format!("--resolves {} TEXT", issue.number));
-            Cell::marked(Mark::Open, format!("{auto}open: {} / issue-resolution ({how})", issue.item()))
+            Cell::marked(Mark::Open, format!("{auto}open: {} (issue-resolution: {how})", issue.item()))
         }
         (None, Some(auto)) => Cell::marked(Mark::Good, auto),
         (None, None) => Cell::marked(Mark::Warn, "not mended by the end"),

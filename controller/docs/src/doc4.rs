@@ -168,8 +168,12 @@ pub(crate) fn metrics(story: &Story<'_>) -> Vec<MetricRow> {
 
 /// The last verdict on a metric: the worst of those of its last stage.
 fn judgement<'a>(story: &'a Story<'_>, metric: &str) -> Option<&'a Judgement> {
-    let judged = story.facts.judged.values().rev();
-    judged.map(|j| j.judgements.iter().filter(|j| j.metric == metric).max_by_key(|j| (!j.advisory, j.verdict))).find_map(|j| j)
+    let of = |perf: bool| {
+        let mut judged = story.facts.judged.values().rev();
+        judged.find_map(move |j| j.judgements.iter().filter(|j| j.metric == metric && j.perf == perf).max_by_key(|j| (!j.advisory, j.verdict)))
+    };
+    // What a gate asks comes before what a performance row expects.
+    of(false).or_else(|| of(true))
 }
 
 /// Where a metric comes from, with the query as it was resolved.
@@ -266,7 +270,9 @@ fn charts(sheet: &mut Sheet, story: &Story<'_>, metrics: &[MetricRow]) {
             thinned(facts.observed.iter().filter_map(at).collect())
         };
         let changed = points(Group::Changed);
-        let (Some(first), Some(last)) = (changed.first(), changed.last()) else { continue };
+        // What never was anything but zero is told by its table.
+        let flat = changed.iter().all(|(_, v)| *v == 0.0);
+        let (Some(first), Some(last), false) = (changed.first(), changed.last(), flat) else { continue };
         let (from, to) = (first.0, last.0.max(first.0 + 1));
         let mut series = Vec::new();
         if let Some(pre) = metric.pre {

@@ -30,8 +30,17 @@ pub(crate) fn render(document: &Document) -> String {
         pill(&document.badge),
         text(&document.subtitle)
     ));
+    let mut charts = false;
     for (at, block) in document.blocks.iter().enumerate() {
+        let chart = matches!(block, Block::Chart(_));
+        if chart != charts {
+            out.push_str(if chart { "<div class=\"charts\">\n" } else { "</div>\n" });
+            charts = chart;
+        }
         self::block(&mut out, block, at);
+    }
+    if charts {
+        out.push_str("</div>\n");
     }
     let footer = &document.footer;
     out.push_str(&format!(
@@ -73,8 +82,9 @@ fn block(out: &mut String, block: &Block, at: usize) {
             out.push_str("</tr></thead>\n<tbody>\n");
             for row in rows {
                 out.push_str("<tr>");
-                for (at, (value, column)) in row.iter().zip(columns).enumerate() {
-                    let first = if at == 0 && value.text.as_str().len() <= 24 { " class=\"first\"" } else { "" };
+                for (value, column) in row.iter().zip(columns) {
+                    let short = value.text.as_str().len() <= 20 && !value.text.as_str().contains(' ');
+                    let first = if short { " class=\"short\"" } else { "" };
                     out.push_str(&format!("<td{first} data-label=\"{}\">{}</td>", text(column), cell(value)));
                 }
                 out.push_str("</tr>\n");

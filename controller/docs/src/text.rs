@@ -7,6 +7,7 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use core::cmp::Ordering;
 use core::fmt;
 
 use serde::{Serialize, Serializer};
@@ -144,13 +145,17 @@ pub(crate) fn day(at: Timestamp) -> String {
     rfc3339(at.0).get(..10).map_or_else(String::new, ToString::to_string)
 }
 
-/// `22:00:13` on the day of `origin`, `+1d 22:00:13` on the one after it.
+/// `22:00:13` on the day of `origin`, `+1d 22:00:13` on the one after it, `-1d …` before.
 pub(crate) fn clock(at: Timestamp, origin: Timestamp) -> String {
     const DAY: u64 = 86_400_000;
-    let days = (at.0 / DAY).saturating_sub(origin.0 / DAY);
+    let (day, first) = (at.0 / DAY, origin.0 / DAY);
     let text = rfc3339(at.0);
     let clock = text.get(11..19).unwrap_or_default();
-    if days == 0 { clock.to_string() } else { format!("+{days}d {clock}") }
+    match day.cmp(&first) {
+        Ordering::Equal => clock.to_string(),
+        Ordering::Greater => format!("+{}d {clock}", day - first),
+        Ordering::Less => format!("-{}d {clock}", first - day),
+    }
 }
 
 /// `850 ms`, `12.4 s`, `4 min 10 s`, `3 h 30 min`, `2 d 4 h`.
@@ -220,6 +225,7 @@ pub(crate) fn metric_title(name: &str) -> String {
         "security_warnings" => "Security warnings",
         "request_rate" => "Request rate",
         "restarts" => "Restarts",
+        "alerts" => "Alerts",
         other => return other.to_string(),
     }
     .to_string()

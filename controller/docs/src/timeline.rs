@@ -211,8 +211,14 @@ fn traffic(facts: &Facts<'_>, rows: &mut Vec<Row>) {
     let share = new * 100 / all;
     let side = facts.targets.iter().filter_map(|t| t.switch.as_ref()).map(|s| s.to).next();
     let side = side.map_or_else(String::new, |s| format!(" ({s})"));
-    let back = if facts.backs.is_empty() { "" } else { ", after the way back" };
-    let mark = if new == all { Mark::Good } else { Mark::Bad };
+    let way_back = facts.backs.last();
+    let back = if way_back.is_some() { ", after the way back" } else { "" };
+    let at = way_back.map_or(at, |b| b.to.unwrap_or(b.from).max(at));
+    let mark = match (new == all, way_back) {
+        (true, _) => Mark::Good,
+        (false, Some(_)) if new == 0 => Mark::Warn,
+        _ => Mark::Bad,
+    };
     rows.push(row(at, "Traffic switch", mark, format!("{share}% new{side}{back}")));
 }
 
@@ -228,7 +234,8 @@ fn told(facts: &Facts<'_>, rows: &mut Vec<Row>) {
             _ => return,
         };
         let took = to.map_or_else(|| "still".to_string(), |to| millis(to.since(from)));
-        rows.push(row(from, step, Mark::Warn, format!("{reason} ({took})")));
+        let mark = if state == RolloutState::Paused { Mark::Warn } else { Mark::Plain };
+        rows.push(row(from, step, mark, format!("{reason} ({took})")));
     };
     for entry in facts.input.entries {
         match &entry.record {
