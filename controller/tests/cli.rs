@@ -18,6 +18,8 @@ use tidegate_controller::operator::doc::{
     AuditDoc, ErrorOut, EventDoc, ExplainDoc, FreezeDoc, HandoffDoc, HostDoc, ImportDoc, PlanDoc, ReleaseDoc, ReleaseShowDoc, RolloutDoc,
     RouteDoc,
 };
+use tidegate_controller::store::{Append, FleetRecord, NewFleet, Store};
+use tidegate_protocol::Timestamp;
 use tidegate_rollout::replay::ReplayDoc;
 use tidegate_rollout::status::StatusDoc;
 
@@ -303,6 +305,42 @@ fn pack_says_the_same_to_people_and_scripts() {
     assert_eq!(code, 0);
     let fields: Vec<&str> = doc.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(fields, ["bundle", "bytes", "digest", "files", "release", "schema"]);
+}
+
+/// A journal with three records.
+fn journal(dir: &Path) -> PathBuf {
+    let path = dir.join("journal.sqlite");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (store, _) = Store::open(&path).unwrap();
+        for freeze in 1..=3 {
+            let record = FleetRecord::FreezeRemoved { freeze, by: "dana".into(), reason: "over".into() };
+            let fleet = vec![NewFleet { at: Timestamp(1_795_425_511_000), record }];
+            store.append(Append { fleet, ..Append::default() }).await.unwrap();
+        }
+    });
+    path
+}
+
+#[test]
+fn a_journal_file_is_verified_without_a_controller() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = journal(dir.path());
+    let verify = ["audit", "verify", "--journal", "journal.sqlite", "--output", "json"];
+    let (code, out, err) = texts(&tidegate(dir.path(), &verify));
+    let doc: AuditDoc = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, err.as_str(), doc.ok, doc.records, doc.first_bad), (0, "", true, 3, None), "{out}");
+    for (damage, first) in
+        [("UPDATE journal SET body = replace(body, 'dana', 'ravi') WHERE seq = 2", 2), ("DELETE FROM journal WHERE seq = 1", 1)]
+    {
+        rusqlite::Connection::open(&path).unwrap().execute(damage, []).unwrap();
+        let (code, out, err) = texts(&tidegate(dir.path(), &verify));
+        let doc: AuditDoc = serde_json::from_str(&out).unwrap();
+        assert_eq!((code, err.as_str(), doc.ok, doc.first_bad), (1, "", false, Some(first)), "{damage}: {out}");
+        let (code, out, _) = texts(&tidegate(dir.path(), &verify[..4]));
+        assert_eq!(code, 1, "{damage}");
+        assert!(out.starts_with("journal.sqlite: the journal is NOT what was written") && out.contains(&doc.findings[0]), "{out}");
+    }
 }
 
 #[test]

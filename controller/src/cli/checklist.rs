@@ -81,13 +81,21 @@ impl Line {
 }
 
 /// By section, each row with what was seen or what to do. `id`: for its commands.
+/// What nobody asks for is only named: the json has all of it.
 fn sections(lines: &[Line], id: Option<&str>, color: bool) -> String {
     let mut out = String::new();
     for section in SECTIONS {
-        let mut rows = lines.iter().filter(|l| l.section == section).peekable();
-        if rows.peek().is_some() {
-            out.push_str(&format!(" {}\n", section.title()));
-            rows.for_each(|row| out.push_str(&row.text(id, color)));
+        let (idle, told): (Vec<&Line>, Vec<&Line>) =
+            lines.iter().filter(|l| l.section == section).partition(|l| l.verdict == RowVerdict::NotApplicable && !l.demanded);
+        if idle.is_empty() && told.is_empty() {
+            continue;
+        }
+        out.push_str(&format!(" {}\n", section.title()));
+        told.iter().for_each(|row| out.push_str(&row.text(id, color)));
+        if !idle.is_empty() {
+            let titles: Vec<&str> = idle.iter().map(|l| l.title.as_str()).collect();
+            let text = clean(&titles.join("; "), TEXT_CHARS_MAX);
+            out.push_str(&format!("  {} not demanded: {text}\n", Mark::NotApplicable.text(color)));
         }
     }
     out
@@ -289,7 +297,7 @@ mod tests {
         assert_eq!(heads, [" Artifacts", " Approvals", " Fleet"]);
         assert!(text.contains("\n  open Security: tidegate rollout approve r-1 --role security\n"), "{text}");
         assert!(text.contains("\n  FAIL Tagged (not demanded): "), "{text}");
-        assert!(text.contains("\n  n/a  Product: ") && text.contains("\n  ok   Built: "), "{text}");
+        assert!(text.contains("\n  n/a  not demanded: Product\n") && text.contains("\n  ok   Built: "), "{text}");
         assert!(text.is_ascii(), "{text}");
         assert!(sections(&lines, None, true).contains("✗\x1b[0m hosts"));
     }
