@@ -133,9 +133,7 @@ impl Config {
         }
         let not_yet = "this version does not enforce it yet, and a configuration must not promise what is not enforced; remove it";
         let filled = |table: &Option<toml::Table>| table.as_ref().is_some_and(|t| !t.is_empty());
-        for (key, table) in
-            [("retention", &file.retention), ("limits", &file.limits)]
-        {
+        for (key, table) in [("retention", &file.retention), ("limits", &file.limits)] {
             if filled(table) {
                 return bad(key, not_yet);
             }

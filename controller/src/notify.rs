@@ -59,13 +59,15 @@ pub struct RouteResult {
 pub struct Notifier {
     routes: Arc<Routes>,
     http: Arc<Http>,
+    /// Of one try.
+    patience: Duration,
 }
 
 impl Notifier {
     /// With the routes of controller.toml.
     #[must_use]
     pub fn new(routes: Routes) -> Self {
-        Self { routes: Arc::new(routes), http: Arc::new(Http::new([])) }
+        Self { routes: Arc::new(routes), http: Arc::new(Http::new([])), patience: TRY_MAX }
     }
 
     /// Names and kinds.
@@ -120,9 +122,9 @@ impl Notifier {
                 Channel::Webhook(webhook) => webhook::send(&self.http, webhook, notice).await,
             }
         };
-        timeout(TRY_MAX, sent)
+        timeout(self.patience, sent)
             .await
-            .unwrap_or_else(|_| Sent::Later { why: format!("no answer within {} s", TRY_MAX.as_secs()), after: None })
+            .unwrap_or_else(|_| Sent::Later { why: format!("no answer within {} ms", self.patience.as_millis()), after: None })
     }
 }
 

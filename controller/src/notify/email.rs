@@ -47,7 +47,8 @@ pub(super) async fn send(email: &Email, route: &str, notice: &Notice) -> Sent {
         }
     }
     let Err(error) = transport.build().send(message).await else { return Sent::Taken };
-    let why = format!("{}:{}: {}", email.host, email.port, chain(&error));
+    // It names its cause itself. Secrets are cut out before the rest is.
+    let why = format!("{}:{}: {error}", email.host, email.port);
     let why = password.map_or_else(|| why.clone(), |password| password.scrub(&why));
     // What the server refuses for good, and what this end cannot say at all.
     if error.is_permanent() || error.is_client() { Sent::Dead(excerpt(&why)) } else { Sent::Later { why: excerpt(&why), after: None } }

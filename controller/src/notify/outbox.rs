@@ -21,12 +21,31 @@ use crate::clock::Clock;
 const QUEUE_MAX: usize = 1_000;
 /// Outcomes that nobody took yet.
 const OUTCOMES_MAX: usize = 256;
-/// Between two messages on one route: Slack takes about one a second.
-const PACE: Duration = Duration::from_secs(1);
-const BACK_OFF_FIRST: Duration = Duration::from_secs(1);
-const BACK_OFF_MAX: Duration = Duration::from_secs(300);
-/// However old it is, it is tried for so long.
-const TRIES_MIN: Duration = Duration::from_secs(600);
+
+/// How often, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tempo {
+    /// Between two messages on one route.
+    pub(super) pace: Duration,
+    /// Before the second try.
+    pub(super) first: Duration,
+    /// Between two tries, at most.
+    pub(super) most: Duration,
+    /// Older is given up.
+    pub(super) give_up: Duration,
+    /// However old it is, it is tried for so long.
+    pub(super) least: Duration,
+}
+
+/// Slack takes about one message a second.
+pub(super) const TEMPO: Tempo = Tempo {
+    pace: Duration::from_secs(1),
+    first: Duration::from_secs(1),
+    most: Duration::from_secs(300),
+    give_up: Duration::from_millis(GIVE_UP_AFTER.0),
+    least: Duration::from_secs(600),
+};
+
 /// Rollouts for which a route is remembered as out of order.
 const DEAD_MAX: usize = 256;
 
@@ -66,6 +85,7 @@ pub struct Outbox {
     other: mpsc::Sender<(Notice, String, &'static str)>,
     flying: Flying,
     clock: Clock,
+    tempo: Tempo,
 }
 
 impl Outbox {
@@ -81,7 +101,7 @@ impl Outbox {
         });
         let names = notifier.known().into_keys().collect();
         let notifier = notifier.clone();
-        Self::with(names, clock, move |route, notice| {
+        Self::with(names, clock, TEMPO, move |route, notice| {
             let notifier = notifier.clone();
             async move { notifier.send(&route, &notice).await }
         })
@@ -90,6 +110,7 @@ impl Outbox {
     pub(super) fn with<F>(
         routes: Vec<String>,
         clock: Clock,
+        tempo: Tempo,
         send: impl Fn(String, Notice) -> F + Clone + Send + 'static,
     ) -> (Self, mpsc::Receiver<Outcome>)
     where
@@ -107,6 +128,7 @@ impl Outbox {
                 flying: flying.clone(),
                 lanes: BTreeMap::new(),
                 dead: BTreeMap::new(),
+                tempo,
             };
             tokio::spawn(worker.run(jobs, move |notice| send(name.clone(), notice)));
             queues.insert(route, queue);
@@ -118,7 +140,7 @@ impl Outbox {
                 finish(&outcomes, &landed, notice, route, Err(why.to_owned())).await;
             }
         });
-        (Self { queues, other, flying, clock }, received)
+        (Self { queues, other, flying, clock, tempo }, received)
     }
 
     /// Sends what is durable in the journal; never waits. The same (rollout, key,
@@ -130,7 +152,7 @@ impl Outbox {
                 continue;
             }
             let age = self.clock.now().since(notice.at);
-            let left = Duration::from_millis(GIVE_UP_AFTER.0.saturating_sub(age.0)).max(TRIES_MIN);
+            let left = self.tempo.give_up.saturating_sub(Duration::from_millis(age.0)).max(self.tempo.least);
             let refused = match self.queues.get(&route) {
                 None => Some((notice, "controller.toml has no such route")),
                 Some(queue) => {
@@ -174,6 +196,7 @@ struct Worker {
     lanes: BTreeMap<RolloutId, Lane>,
     /// Why, by rollout.
     dead: BTreeMap<RolloutId, String>,
+    tempo: Tempo,
 }
 
 impl Worker {
@@ -208,7 +231,7 @@ impl Worker {
             };
             let sent = send(notice).await;
             let now = Instant::now();
-            free_at = now + PACE;
+            free_at = now + self.tempo.pace;
             match sent {
                 Sent::Taken => self.landed(&id, Ok(())).await,
                 Sent::Dead(why) => self.give_up(&id, why).await,
@@ -254,7 +277,7 @@ impl Worker {
 
     async fn later(&mut self, id: &RolloutId, now: Instant, why: String, after: Option<Duration>) {
         let Some(lane) = self.lanes.get_mut(id) else { return };
-        let wait = after.unwrap_or_else(|| back_off(lane.tries));
+        let wait = after.unwrap_or_else(|| back_off(self.tempo, lane.tries));
         lane.tries = lane.tries.saturating_add(1);
         lane.due = now + wait;
         let (tries, due) = (lane.tries, lane.due);
@@ -283,8 +306,8 @@ impl Worker {
 }
 
 /// Doubling, and spread over its second half, so that not all knock at once.
-fn back_off(tries: u32) -> Duration {
-    let whole = BACK_OFF_FIRST.saturating_mul(1_u32.checked_shl(tries).unwrap_or(u32::MAX)).min(BACK_OFF_MAX);
+pub(super) fn back_off(tempo: Tempo, tries: u32) -> Duration {
+    let whole = tempo.first.saturating_mul(1_u32.checked_shl(tries).unwrap_or(u32::MAX)).min(tempo.most);
     let mut random = [0_u8; 2];
     let share = getrandom::fill(&mut random).map_or(1.0, |()| f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX));
     whole.mul_f64(0.5 + share / 2.0)

@@ -11,6 +11,8 @@ use crate::sources::{Http, HttpError, Reply, chain, excerpt};
 const AFTER_MAX: Duration = Duration::from_secs(900);
 const AFTER_MIN: Duration = Duration::from_secs(1);
 const AFTER_UNKNOWN: Duration = Duration::from_secs(30);
+/// Of an answer, what is looked at; far more than what is shown.
+const SAID_BYTES_MAX: usize = 16 * 1024;
 
 /// What became of one try.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,29 +36,23 @@ pub(crate) async fn post(
     body: String,
     secrets: &[&Secret],
 ) -> Sent {
-    let sent = match http.post(&target.base, &target.path, ca_file, headers, body).await {
-        Ok(reply) => judge(&reply),
+    match http.post(&target.base, &target.path, ca_file, headers, body).await {
+        // Before it is cut: half a secret is one too.
+        Ok(reply) => judge(&reply, |said| {
+            let said = secrets.iter().fold(said.to_owned(), |said, secret| secret.scrub(&said));
+            // A server may say the path back that it did not like.
+            if target.path.len() > 1 { scrub(&said, &target.path) } else { said }
+        }),
         Err(error) => failed(&error),
-    };
-    match sent {
-        Sent::Taken => Sent::Taken,
-        Sent::Dead(why) => Sent::Dead(hidden(why, target, secrets)),
-        Sent::Later { why, after } => Sent::Later { why: hidden(why, target, secrets), after },
     }
 }
 
-fn hidden(why: String, target: &Target, secrets: &[&Secret]) -> String {
-    let why = secrets.iter().fold(why, |why, secret| secret.scrub(&why));
-    // A server may say the path back that it did not like.
-    if target.path.len() > 1 { scrub(&why, &target.path) } else { why }
-}
-
-pub(crate) fn judge(reply: &Reply) -> Sent {
+pub(crate) fn judge(reply: &Reply, hide: impl Fn(&str) -> String) -> Sent {
     let status = reply.status.as_u16();
     if reply.status.is_success() {
         return Sent::Taken;
     }
-    let said = excerpt(&String::from_utf8_lossy(reply.body.get(..1_024).unwrap_or(&reply.body)));
+    let said = excerpt(&hide(&String::from_utf8_lossy(reply.body.get(..SAID_BYTES_MAX).unwrap_or(&reply.body))));
     let why = if said.is_empty() { format!("HTTP {status}") } else { format!("HTTP {status}: {said}") };
     match status {
         429 => Sent::Later { why, after: Some(after(reply).unwrap_or(AFTER_UNKNOWN)) },
