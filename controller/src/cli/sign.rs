@@ -226,7 +226,7 @@ fn check(doc: &PayloadDoc, id: &RolloutId, purpose: &Purpose, expected: &Expecte
                 return Err(ErrorDoc::new(ErrorCode::Conflict, "not signed: the handoff changed while it was looked at")
                     .fix(format!("look at it again: tidegate rollout handoff {id}")));
             }
-            return Ok(());
+            Ok(())
         }
         (Purpose::Approve(_), [release, plan]) => approved(release, plan, expected, &strange),
         (Purpose::Override { what, reason, .. }, [release, plan, over, why]) => {
