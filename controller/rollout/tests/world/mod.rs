@@ -6,6 +6,8 @@
 
 mod look;
 mod requests;
+mod tasks;
+mod twin;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +24,9 @@ pub use requests::{GOOD, Load};
 pub use words::{absent, manifest, report, running, running_since, started};
 
 pub type R = Result<(), Box<dyn std::error::Error>>;
+
+/// When every world begins.
+pub const BEGIN: Timestamp = Timestamp(1_000_000);
 
 /// How a world begins.
 pub struct Setup {
@@ -83,8 +88,10 @@ pub struct World {
     watched: BTreeMap<HostName, Vec<Watch>>,
     /// Every attempt that a host began.
     pub tasks_run: Vec<(u16, TaskRun, u32)>,
-    /// How tasks end, where not well.
-    pub task_ends: BTreeMap<(u16, TaskRun), TaskState>,
+    /// How the attempts of tasks end, where not well; the last one stands for those after it.
+    pub task_ends: BTreeMap<(u16, TaskRun), Vec<TaskState>>,
+    /// What hosts know of those that ended.
+    pub task_said: BTreeMap<(u16, TaskRun, u32), TaskReport>,
     /// The controller is killed once its journal has so many records.
     pub kill_at: Option<usize>,
     pub killed: bool,
@@ -117,6 +124,8 @@ pub fn journaled(rollout: &Rollout) -> String {
     if !doc["observation"].is_null() {
         doc["gates"] = serde_json::Value::Null;
     }
+    // The next opening is found by the clock.
+    doc["window"] = serde_json::Value::Null;
     for host in doc["hosts"].as_array_mut().unwrap() {
         for key in ["cpu_percent", "memory_bytes", "release", "running_sha256", "tree_sha256", "main_pid_started_at", "smoke"] {
             host[key] = serde_json::Value::Null;
@@ -183,7 +192,7 @@ impl World {
             sides: if first_install { Vec::new() } else { vec![SideReport { side: Side::Blue, report: report(c, &old) }] },
         };
         let sides = origins.iter().filter(|_| sided).map(|o| (key(o), sides_of(&o.component))).collect();
-        let now = Timestamp(1_000_000);
+        let now = BEGIN;
         let rollout = Rollout::submit("r1".parse().unwrap(), plan, origins, "ops", |_| None, process.brought, now);
         let mut world = Self {
             rollout,
@@ -215,6 +224,7 @@ impl World {
             watched: BTreeMap::new(),
             tasks_run: Vec::new(),
             task_ends: BTreeMap::new(),
+            task_said: BTreeMap::new(),
             kill_at: None,
             killed: false,
         };
@@ -289,34 +299,7 @@ impl World {
         }
     }
 
-    /// Runs what was not run: as scripted by task and command, else it ends well.
-    pub fn obey_tasks(&mut self, host: &HostName) {
-        for order in self.rollout.task_orders(host) {
-            let key = (order.index, order.what, order.attempt);
-            if self.tasks_run.contains(&key) {
-                continue;
-            }
-            self.tasks_run.push(key);
-            let state = self.task_ends.get(&(order.index, order.what)).copied().unwrap_or(TaskState::Done);
-            self.say_task(host, &order, state);
-        }
-    }
-
-    pub fn say_task(&mut self, host: &HostName, order: &TaskOrder, state: TaskState) {
-        let report = TaskReport {
-            rollout: order.rollout.clone(),
-            index: order.index,
-            what: order.what,
-            attempt: order.attempt,
-            state,
-            note: format!("note of {}", order.index),
-            started_at_unix_ms: self.now.0,
-            duration_ms: 1_000,
-        };
-        self.handle(Event::Task(host, &report)).unwrap();
-    }
-
-    fn hears(&self, host: &HostName) -> bool {
+    pub fn hears(&self, host: &HostName) -> bool {
         !self.deaf.contains(host.as_str())
     }
 
@@ -517,7 +500,7 @@ impl World {
         let orders = self.rollout.assignments(host).into_iter().map(|o| Order::Assign(host.clone(), o));
         let sides = self.rollout.sides(host).into_iter().map(|o| Order::Side(host.clone(), o));
         let switches = self.rollout.switches(host).into_iter().map(|o| Order::Switch(host.clone(), o));
-        let words: Vec<Order> = orders.chain(sides).chain(switches).collect();
+        let words: Vec<Order> = orders.chain(sides).chain(switches).chain([Order::Tasks(host.clone())]).collect();
         self.inbox.extend(words);
     }
 
