@@ -14,6 +14,7 @@ mod follow;
 pub mod freeze;
 pub mod gates;
 pub mod handover;
+mod help;
 mod host;
 pub mod live;
 pub mod log;
