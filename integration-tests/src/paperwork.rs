@@ -4,16 +4,21 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
 use crate::ask::Operator;
+use crate::bins::programs;
 use crate::fleet::Fleet;
 use crate::output::Output;
 use crate::people::Person;
 use crate::wait::{Look, wait_until};
+
+/// For a command that waits for nothing.
+const COMMAND_WITHIN: Duration = Duration::from_secs(60);
 
 impl Operator {
     /// `rollout approve --key`: signed by the CLI.
@@ -196,6 +201,17 @@ impl Papers {
 }
 
 impl Fleet {
+    /// `tidegate-agent status` of `hosts[index]`: what the host knows by itself.
+    ///
+    /// # Errors
+    /// It cannot say.
+    pub fn agent_status(&self, index: usize) -> anyhow::Result<Value> {
+        let host = self.hosts.get(index).context("no such host")?;
+        let mut command = Command::new(&programs()?.agent);
+        command.arg("status").arg("--config").arg(host.dir.join("agent.toml")).args(["--output", "json"]);
+        Output::of(command, COMMAND_WITHIN)?.expect_code(0)?.json()
+    }
+
     /// What the tasks of all rollouts said of themselves, one line a run: `NAME run
     /// HOST`, `NAME undo HOST`.
     #[must_use]

@@ -4,6 +4,7 @@
 //! PagerDuty: developer.pagerduty.com, Events API v2 and change events.
 
 use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ring::hmac;
 use serde_json::{Map, Value};
@@ -22,8 +23,10 @@ const PAGERDUTY_BYTES_MAX: usize = 512 * 1024;
 const PAGERDUTY_SUMMARY_MAX: usize = 1_024;
 const PAGERDUTY_DEDUP_MAX: usize = 255;
 const PAGERDUTY_KEY_LEN: usize = 32;
-/// The header that carries `sha256=HEX` of timestamp and body.
-const WEBHOOK_SIGNATURE: &str = "x-tidegate-signature";
+/// The header that carries time and signature.
+const WEBHOOK_SIGNATURE: &str = "tidegate-signature";
+/// Seconds after which a signed time is taken for a replay.
+const WEBHOOK_AGE_MAX: u64 = 60;
 
 /// What is asked, by its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,15 +213,21 @@ fn timestamp(payload: &Map<String, Value>) -> Checked {
     }
 }
 
-/// `sha256=HEX` over the body.
+/// `t=UNIX,v1=HEX`: HEX is the HMAC-SHA256 of `UNIX.BODY`.
 fn webhook(headers: &BTreeMap<String, String>, body: &[u8]) -> Checked {
     let given = headers.get(WEBHOOK_SIGNATURE).ok_or_else(|| format!("no {WEBHOOK_SIGNATURE}"))?;
-    let hex = given.strip_prefix("sha256=").ok_or("the signature does not begin with sha256=")?;
+    let parts = given.strip_prefix("t=").and_then(|rest| rest.split_once(",v1="));
+    let (at, hex) = parts.ok_or_else(|| format!("the signature {given:?} is not t=UNIX,v1=HEX"))?;
+    let seconds: u64 = at.parse().map_err(|_| format!("{at:?} is no time"))?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    wanted(now.abs_diff(seconds) <= WEBHOOK_AGE_MAX, || format!("signed at {seconds}, now it is {now}: it may be a replay"))?;
     let digit = |at: usize| hex.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
     let tag: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(digit).collect();
     let key = hmac::Key::new(hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes());
-    let holds = tag.is_some_and(|tag| hmac::verify(&key, body, &tag).is_ok());
-    wanted(holds, || "the signature is not that of the body".to_owned())
+    let signed: Vec<u8> = [at.as_bytes(), b".", body].concat();
+    let holds = tag.is_some_and(|tag| hmac::verify(&key, &signed, &tag).is_ok());
+    wanted(holds, || "the signature is not that of time and body".to_owned())?;
+    wanted(headers.get("idempotency-key").is_some_and(|key| !key.is_empty()), || "no idempotency-key".to_owned())
 }
 
 #[cfg(test)]
@@ -270,15 +279,21 @@ mod tests {
     }
 
     #[test]
-    fn a_webhook_must_be_signed_over_its_body() {
+    fn a_webhook_must_be_signed_over_its_time_and_body() {
         let body = br#"{"a":1}"#;
-        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes()), body);
-        let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        let headers = BTreeMap::from([
-            ("content-type".to_owned(), "application/json".to_owned()),
-            (WEBHOOK_SIGNATURE.to_owned(), format!("sha256={hex}")),
-        ]);
-        assert!(webhook(&headers, body).is_ok());
-        assert!(webhook(&headers, br#"{"a":2}"#).is_err());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let signed = |at: u64| {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes());
+            let tag = hmac::sign(&key, &[at.to_string().as_bytes(), b".", body].concat());
+            let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            BTreeMap::from([
+                (WEBHOOK_SIGNATURE.to_owned(), format!("t={at},v1={hex}")),
+                ("idempotency-key".to_owned(), "run/started".to_owned()),
+            ])
+        };
+        assert_eq!(webhook(&signed(now), body), Ok(()));
+        assert!(webhook(&signed(now), br#"{"a":2}"#).is_err());
+        assert!(webhook(&signed(now - 3_600), body).is_err());
+        assert!(webhook(&BTreeMap::new(), body).is_err());
     }
 }

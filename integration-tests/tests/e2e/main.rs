@@ -16,6 +16,7 @@ mod lease;
 mod one_host;
 mod proof;
 mod refusals;
+mod process;
 mod resume;
 mod sources;
 mod tools;
