@@ -232,3 +232,6 @@ fn cover(now: Timestamp, plan: &Plan, openings: &[Opening]) -> BTreeMap<ContactR
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

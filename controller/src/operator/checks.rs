@@ -117,3 +117,45 @@ fn is_blank(depot: &Depot, digest: Digest) -> bool {
     let mut text = Vec::new();
     size <= TEXT_BYTES && file.take(TEXT_BYTES).read_to_end(&mut text).is_ok() && text.trim_ascii().is_empty()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::test_manifest;
+    use crate::store::ReleaseRow;
+    use tidegate_protocol::release::FileRef;
+    use tidegate_protocol::{ReleaseRef, Timestamp};
+
+    fn text(depot: &Depot, text: &[u8]) -> FileRef {
+        FileRef { path: "x.md".into(), digest: depot.put(text).unwrap(), size: text.len() as u64 }
+    }
+
+    #[tokio::test]
+    async fn depot_texts_runbooks_and_dashboards_are_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let depot = Arc::new(Depot::open(dir.path()).unwrap());
+        let (store, _) = Store::open(&dir.path().join("journal.db")).unwrap();
+        // An earlier release, and one whose manifest was lost.
+        let (_, mut old) = test_manifest("1");
+        old.runbook.deploy = Some(text(&depot, b"how"));
+        let old_digest = depot.put(&serde_json::to_vec(&old).unwrap()).unwrap();
+        for (version, manifest) in [("1", old_digest), ("1.5", Digest::of(b"lost"))] {
+            let release = ReleaseRef { id: format!("shop@{version}").parse().unwrap(), manifest };
+            store.add_release(ReleaseRow { release, imported_at: Timestamp(1), imported_by: "ada".into() }).await.unwrap();
+        }
+        let (reference, mut new) = test_manifest("2");
+        (new.notes, new.runbook.deploy) = (Some(text(&depot, b" \n\t\n")), Some(text(&depot, b"how")));
+        depot.serve(reference.manifest, &new);
+        let checker = Checker::new(depot.clone(), store, Sources::new([]));
+        let page = "http://127.0.0.1:1/".to_owned();
+
+        let found = checker.check(&new, std::slice::from_ref(&page), false).await.unwrap();
+        let held = found.depot.unwrap();
+        assert_eq!(held.missing, [new.components[0].files[0].digest], "the program itself was never brought");
+        assert_eq!(held.blank, BTreeSet::from([new.notes.as_ref().unwrap().digest]));
+        assert_eq!(found.runbooks, BTreeMap::from([(old_digest, old.runbook.deploy.as_ref().map(|f| f.digest))]));
+        assert_eq!(found.dashboards, BTreeMap::new(), "whoever only looks has nothing called");
+        let called = checker.check(&new, std::slice::from_ref(&page), true).await.unwrap();
+        assert!(called.dashboards[&page].as_ref().is_err_and(|why| why.contains("connect")), "{:?}", called.dashboards);
+    }
+}

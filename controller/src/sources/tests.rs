@@ -384,3 +384,22 @@ async fn equal_fetches_keep_their_timers() {
     // A new question waits a moment after the one before it under the same name.
     assert!(jobs[0].due > Instant::now() && jobs[0].due <= Instant::now() + CHANGED_AGAIN);
 }
+
+#[tokio::test]
+async fn a_page_answers_as_a_person_would_see_it() {
+    let answer = |request: &str| match request.lines().next().unwrap_or_default() {
+        "GET /d/shop?orgId=1&from=a%20b HTTP/1.1" | "GET / HTTP/1.1" => Answer::Say("200 OK", "<html>".into()),
+        "GET /login HTTP/1.1" => Answer::Say("302 Found\r\nlocation: /elsewhere", String::new()),
+        "GET /slow HTTP/1.1" => Answer::Silence,
+        _ => Answer::Say("404 Not Found", String::new()),
+    };
+    let server = Server::start(answer, None).await;
+    for (page, wanted) in [("/d/shop?orgId=1&from=a%20b#panel", 200), ("", 200), ("/", 200), ("/login", 302), ("/gone", 404)] {
+        assert_eq!(sources().answers(&format!("{}{page}", server.url), PATIENCE).await, Ok(wanted), "{page}");
+    }
+    assert_eq!(server.asked().len(), 5, "a redirect is not followed");
+    let silent = sources().answers(&format!("{}/slow", server.url), Duration::from_millis(50)).await.unwrap_err();
+    assert!(silent.contains("50 ms"), "{silent}");
+    let elsewhere = sources().answers("http://grafana.example/d/shop", PATIENCE).await.unwrap_err();
+    assert!(elsewhere.contains("controller.toml") && elsewhere.contains("[sources."), "{elsewhere}");
+}

@@ -82,7 +82,7 @@ pub(super) fn rollback_time(look: &Look<'_>) -> Found {
             },
         )
     };
-    match (ahead.iter().copied().find(|o| fits(&o)), ahead.first()) {
+    match (ahead.iter().copied().find(fits), ahead.first()) {
         (Some(opening), _) => pass(format!("{}: {}", says(opening), opening.text)),
         (None, Some(first)) => fail(format!("{}: make a window longer, the bakes shorter, or write fit = \"stage\"", says(first))),
         // That there is none is the row `window`.
