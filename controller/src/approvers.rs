@@ -207,4 +207,79 @@ mod tests {
             assert!(error.contains(wanted), "{text}: {error}");
         }
     }
+
+    /// Keys of people, and a file that lists them.
+    struct People {
+        dir: tempfile::TempDir,
+        lines: String,
+    }
+
+    impl People {
+        fn new(names: &[(&str, &str)]) -> Self {
+            let mut people = Self { dir: tempfile::tempdir().unwrap(), lines: String::new() };
+            for (key, principals) in names {
+                let path = people.dir.path().join(key);
+                let done = std::process::Command::new("ssh-keygen")
+                    .args(["-q", "-t", "ed25519", "-N", "", "-C", key, "-f"])
+                    .arg(&path)
+                    .status()
+                    .expect("ssh-keygen; install openssh-client");
+                assert!(done.success());
+                let public = std::fs::read_to_string(path.with_extension("pub")).unwrap();
+                people.lines.push_str(&format!("{principals} namespaces=\"{NAMESPACE_APPROVAL}\" {public}"));
+            }
+            people
+        }
+
+        fn sign(&self, key: &str, payload: &str) -> String {
+            tidegate_net::ssh::sign(&self.dir.path().join(key), NAMESPACE_APPROVAL, payload.as_bytes()).unwrap()
+        }
+
+        fn judge(&self, key: &str, duty: Duty, payload: &str, over: &str, not: &[&str]) -> Result<Signer, ErrorDoc> {
+            let file = self.dir.path().join("signers");
+            std::fs::write(&file, &self.lines).unwrap();
+            let roles = "roles = { dana = [\"tech-lead\", \"cab\"], lee = \"security\", ops = \"ops-lead\" }";
+            let approvers = parse(&format!("allowed_signers = \"{}\"\n{roles}\n", file.display())).unwrap();
+            let also = (duty == Duty::Sign(SignRole::Lead)).then_some("kim");
+            let wanted = Wanted { duty, payload, not, also };
+            approvers.verify(wanted, &self.sign(key, over), Timestamp(1_800_000_000_000))
+        }
+    }
+
+    const TECH: Duty = Duty::Approve(Role::TechLead);
+
+    #[test]
+    fn only_the_role_the_text_and_somebody_else_count() {
+        let people = People::new(&[("dana", "dana"), ("lee", "lee"), ("both", "kim,dana"), ("all", "*")]);
+        let (text, other) = ("plan a\n", "plan b\n");
+        let good = people.judge("dana", TECH, text, text, &["admin"]).unwrap();
+        assert_eq!(good.principal, "dana");
+        // Listed under two names: the one with the role counts.
+        assert_eq!(people.judge("both", TECH, text, text, &[]).unwrap().principal, "dana");
+        assert_eq!(people.judge("both", Duty::Sign(SignRole::Lead), text, text, &[]).unwrap().principal, "kim", "the plan names its lead");
+
+        let edited = people.judge("dana", TECH, text, other, &[]).unwrap_err();
+        assert_eq!(edited.code, ErrorCode::Refused);
+        assert!(edited.cause.as_deref().unwrap().contains("does not fit the message"), "{edited:?}");
+        let role = people.judge("lee", TECH, text, text, &[]).unwrap_err();
+        assert!(role.message.contains("lee") && role.message.contains("SHA256:") && role.message.contains("tech-lead"), "{role:?}");
+        assert!(role.cause.as_deref().unwrap().contains("dana"), "{role:?}");
+        // Whose it is does not approve it: by name, by another name of the key, by a pattern.
+        for key in ["dana", "both", "all"] {
+            let own = people.judge(key, TECH, text, text, &["admin", "dana"]).unwrap_err();
+            assert!(own.message.contains("must not approve"), "{key}: {own:?}");
+        }
+        assert!(people.judge("both", TECH, text, text, &["kim"]).unwrap_err().message.starts_with("kim must not"));
+        // A pattern is nobody's name, whatever roles there are.
+        assert!(people.judge("all", TECH, text, text, &[]).unwrap_err().message.contains("does not have the role"));
+    }
+
+    #[test]
+    fn whoever_is_taken_out_of_the_file_signs_nothing_more() {
+        let mut people = People::new(&[("dana", "dana"), ("lee", "lee")]);
+        assert!(people.judge("dana", TECH, "x", "x", &[]).is_ok());
+        people.lines = people.lines.lines().filter(|l| !l.starts_with("dana")).map(|l| format!("{l}\n")).collect();
+        let gone = people.judge("dana", TECH, "x", "x", &[]).unwrap_err();
+        assert!(gone.cause.as_deref().unwrap().contains("is not in"), "{gone:?}");
+    }
 }

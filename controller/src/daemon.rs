@@ -17,9 +17,12 @@ use tokio::time::timeout;
 use crate::approvers::Approvers;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::core::{self, CoreHandle, Input};
+use crate::core::{self, CoreHandle, Input, Outlets, Setup};
 use crate::depot::Depot;
 use crate::error::DaemonError;
+use crate::notify::{self, Notifier};
+use crate::operator::checks::Checker;
+use crate::operator::keeper;
 use crate::operator::server::Operators;
 use crate::session::Sessions;
 use crate::sources::{self, Sources};
@@ -128,18 +131,28 @@ async fn run(config: &Config, opened: Opened) -> Result<(), DaemonError> {
     let endpoint = listen(config, &identity)?;
     let (core_handle, inputs) = CoreHandle::new();
     let (wanted, wants) = watch::channel(Vec::new());
-    let mut core_task = tokio::spawn(core::run(store.clone(), loaded, clock, inputs, wanted));
+    let (to_check, waiting) = watch::channel(Vec::new());
+    let notifier = Notifier::new(config.routes.clone());
+    let (notices, outcomes) = notify::Outbox::start(&notifier, clock);
+    tokio::spawn(report(outcomes, core_handle.clone()));
+    let outlets = Outlets { wanted, to_check, notices: Some(notices) };
+    let setup = Setup { environments: config.environments.clone(), routes: notifier.known() };
+    let mut core_task = tokio::spawn(core::run(store.clone(), loaded, clock, inputs, setup, outlets));
     let sources = Sources::new(config.sources.clone());
     // Ends with the core.
     tokio::spawn(sources::run(sources.clone(), core_handle.clone(), wants));
+    let checker = Checker::new(depot.clone(), store.clone(), sources.clone());
+    tokio::spawn(keeper::run(checker, depot.clone(), core_handle.clone(), waiting));
 
     let sessions = Sessions::new(core_handle.clone(), depot.clone(), store.clone());
     if let Some(Err(error)) = config.approvers.as_ref().map(Approvers::check) {
         // It is read anew for each signature: until it is mended nothing can be approved.
         tracing::warn!(%error, "the file of those who approve cannot be used");
     }
-    let operators =
-        Operators::new(core_handle.clone(), store.clone(), depot, sources, clock, ca.pin()).with_approvers(config.approvers.clone());
+    let operators = Operators::new(core_handle.clone(), store.clone(), depot, sources, clock, ca.pin())
+        .with_approvers(config.approvers.clone())
+        .with_notifier(notifier)
+        .within(config.environments.clone());
     let enrolment = Enrolment { ca, store, core: core_handle.clone(), clock };
 
     let (accepted, mut newcomers) = mpsc::channel(ACCEPTED_QUEUE);
@@ -193,6 +206,15 @@ async fn run(config: &Config, opened: Opened) -> Result<(), DaemonError> {
     // What listens there is gone; a stale port would only mislead.
     let _ = std::fs::remove_file(config.state.join("listening"));
     result
+}
+
+/// What became of notifications, until the core or the outbox ends.
+async fn report(mut outcomes: mpsc::Receiver<notify::Outcome>, core: CoreHandle) {
+    while let Some(outcome) = outcomes.recv().await {
+        if core.send(Input::Notified(outcome)).await.is_err() {
+            return;
+        }
+    }
 }
 
 fn core_ended(ended: Result<Result<(), crate::store::StoreError>, tokio::task::JoinError>) -> Result<(), DaemonError> {

@@ -348,7 +348,8 @@ impl Plan {
         scope: &DrillScope,
     ) -> Result<Self, PlanError> {
         // A rehearsal runs no tasks, tells nobody and asks nobody.
-        let mut plan = Self::resolve(spec, release, manifest, fleet)?;
+        let untasked = Release { tasks: Vec::new(), ..manifest.clone() };
+        let mut plan = Self::resolve(spec, release, &untasked, fleet)?;
         plan.process = Process::default();
         let keep: BTreeSet<HostName> = match scope {
             DrillScope::First => plan.components.iter().filter_map(|c| c.hosts.first().cloned()).collect(),

@@ -1,18 +1,16 @@
 //! What operators ask of the fleet and of rollouts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use tidegate_protocol::limits::LABELS_MAX;
-use tidegate_protocol::message::VERSION_WATCH;
-use tidegate_protocol::{ComponentName, Digest, Generation, HostName, RolloutId, Timestamp};
-use tidegate_rollout::gate::{AgentSource, MetricSource};
+use tidegate_protocol::{ComponentName, Generation, HostName, RolloutId, Timestamp};
 use tidegate_rollout::selector::label_word_ok;
 use tidegate_rollout::status::{StatusDoc, explain, status};
-use tidegate_rollout::{Event, FleetHost, Plan, PlanError, Rollout, RolloutState, Selector, Verb};
+use tidegate_rollout::{Event, Rollout, Selector, Verb};
 
 use super::state::State;
 use super::{Answer, Prepared};
-use crate::operator::doc::{ExplainDoc, HostState, PlanDoc, PlanHostDoc, PlanWaveDoc, ReadinessDoc, RolloutDoc, SCHEMA, StartDoc, rfc3339};
+use crate::operator::doc::{ExplainDoc, HostState, RolloutDoc, SCHEMA, rfc3339};
 use crate::operator::msg::{ErrorCode, ErrorDoc, Request};
 use crate::registry::Labels;
 use crate::store::HostChange;
@@ -34,7 +32,7 @@ impl State {
             }
             Request::HostUndrain { host, .. } => self.host_drain(now, &host, None),
             Request::HostExplain { host } => self.host_explain(now, &host),
-            Request::RolloutPlan { .. } => self.plan(&*prepared.ok_or_else(unprepared)?),
+            Request::RolloutPlan { .. } => self.plan(now, &*prepared.ok_or_else(unprepared)?),
             Request::RolloutStart { run_id, confirm, .. } => self.start(now, by, run_id, confirm, &*prepared.ok_or_else(unprepared)?),
             Request::RolloutDrill { run_id, .. } => self.start(now, by, run_id, None, &*prepared.ok_or_else(unprepared)?),
             Request::RolloutList => {
@@ -217,160 +215,6 @@ impl State {
         json(&ExplainDoc { schema: SCHEMA, subject: host.to_string(), lines })
     }
 
-    fn plan(&self, prepared: &Prepared) -> Answer {
-        let fleet = self.registry.fleet();
-        let plan = resolve(prepared, &fleet)?;
-        let online = self.registry.online();
-        let now_runs: BTreeMap<&HostName, &FleetHost> = fleet.iter().map(|h| (&h.name, h)).collect();
-        let mut hosts = Vec::new();
-        for component in &plan.components {
-            let wave_of: BTreeMap<&HostName, usize> = plan
-                .waves
-                .iter()
-                .filter(|w| w.component == component.name)
-                .flat_map(|w| w.hosts.iter().map(move |h| (h, w.index)))
-                .collect();
-            for (names, action) in [(&component.hosts, "change"), (&component.unchanged, "unchanged"), (&component.skipped, "skipped")] {
-                for host in names {
-                    let from = now_runs.get(host).and_then(|h| h.components.get(&component.name)).and_then(|c| c.release.as_ref());
-                    hosts.push(PlanHostDoc {
-                        host: host.clone(),
-                        component: component.name.to_string(),
-                        wave: wave_of.get(host).copied(),
-                        action: action.into(),
-                        from: from.map(|r| r.id.clone()),
-                        to: (action != "skipped").then(|| plan.release.id.clone()),
-                        online: online.contains(host),
-                    });
-                }
-            }
-        }
-        let offline: Vec<&str> = hosts.iter().filter(|h| h.action == "change" && !h.online).map(|h| h.host.as_str()).collect();
-        let mut readiness = vec![ReadinessDoc {
-            name: "every host that changes is in contact".into(),
-            ok: offline.is_empty(),
-            observed: if offline.is_empty() { "all are".into() } else { format!("not in contact: {}", offline.join(", ")) },
-        }];
-        readiness.extend(self.can_measure(&plan));
-        let conflict = self.conflict(&plan, None).map(|e| e.message);
-        json(&PlanDoc {
-            schema: SCHEMA,
-            plan_digest: plan.digest(),
-            release: plan.release.id.clone(),
-            strategy: plan.strategy.word().into(),
-            waves: plan.waves.iter().map(|w| PlanWaveDoc { index: w.index, name: w.name.clone(), hosts: w.hosts.clone() }).collect(),
-            hosts,
-            readiness,
-            refused_because: conflict.into_iter().chain(self.too_old(&plan)).collect(),
-            plan,
-        })
-    }
-
-    fn start(&mut self, now: Timestamp, by: &str, run_id: Option<RolloutId>, confirm: Option<Digest>, prepared: &Prepared) -> Answer {
-        // A refused id may be used again; any other is taken.
-        if let Some(entry) = run_id.as_ref().and_then(|id| self.rollouts.get(id)).filter(|e| e.rollout.state() != RolloutState::Refused) {
-            return attach(&entry.rollout, confirm, prepared);
-        }
-        let fleet = self.registry.fleet();
-        let plan = resolve(prepared, &fleet)?;
-        confirmed(&plan, confirm)?;
-        if let Some(refused) = self.conflict(&plan, run_id.as_ref()) {
-            return Err(refused);
-        }
-        let id = match run_id {
-            Some(id) => id,
-            None => self.new_id(&plan, now)?,
-        };
-        let origins = plan.origins(&fleet, |host, component| self.registry.mint(self.epoch, host, component));
-        let plan_digest = plan.digest();
-        let watching: Vec<RolloutId> = self.sharing(&plan).map(|(r, ..)| r.id().clone()).filter(|r| *r != id).collect();
-        self.supersede(now, &watching, &id);
-        tracing::info!(rollout = %id, release = %plan.release.id, by, "rollout started");
-        let rollout = Rollout::start(id.clone(), plan, origins, by, |host| self.registry.lost_since(host), now);
-        self.insert(rollout);
-        json(&StartDoc { id, plan_digest, attached: false })
-    }
-
-    /// Agents of an older version neither measure nor switch.
-    fn can_measure(&self, plan: &Plan) -> Option<ReadinessDoc> {
-        let measured = plan.gating.metrics.values().any(|m| matches!(m.source, MetricSource::Agent { .. }));
-        if !measured && plan.blue_green.is_none() {
-            return None;
-        }
-        let names: BTreeSet<String> = plan.targets().filter_map(|(host, _)| self.old_agent(host)).collect();
-        let names: Vec<String> = names.into_iter().collect();
-        let observed = if names.is_empty() { "all in contact can".into() } else { format!("too old, upgrade them: {}", names.join(", ")) };
-        Some(ReadinessDoc { name: "every agent can do what the plan asks of it".into(), ok: names.is_empty(), observed })
-    }
-
-    /// Agents whose age ends the rollout in its preflight. What is read of a journal
-    /// does not: without it nothing is counted.
-    fn too_old(&self, plan: &Plan) -> Vec<String> {
-        let measured = |source: &MetricSource, component: &ComponentName| {
-            let MetricSource::Agent { what, component: of, .. } = source else { return false };
-            let journal =
-                matches!(what, AgentSource::JournalCritical { .. } | AgentSource::JournalNewErrors | AgentSource::JournalSecurity { .. });
-            !journal && of.as_ref().is_none_or(|of| of == component)
-        };
-        let of = |(host, component): (&HostName, &ComponentName)| {
-            let old = self.old_agent(host)?;
-            let metrics = plan.gating.metrics.iter().filter(|(_, metric)| measured(&metric.source, component));
-            let names: Vec<&str> = metrics.map(|(name, _)| name.as_str()).collect();
-            let cannot = match (plan.blue_green.is_some(), names.is_empty()) {
-                (true, _) => "serve two sides of".to_owned(),
-                (false, false) => format!("measure {} of", names.join(", ")),
-                (false, true) => return None,
-            };
-            Some(format!("the agent on {old} is too old to {cannot} {component}: upgrade it"))
-        };
-        plan.targets().filter_map(of).collect()
-    }
-
-    /// `host (version)` of an agent that is in contact and neither measures nor switches.
-    fn old_agent(&self, host: &HostName) -> Option<String> {
-        let session = self.registry.get(host).and_then(|h| h.session());
-        session.filter(|s| s.version < VERSION_WATCH).map(|s| format!("{host} ({})", s.agent.version))
-    }
-
-    /// A rollout that holds one of the plan's targets. One that only watches does not.
-    fn conflict(&self, plan: &Plan, except: Option<&RolloutId>) -> Option<ErrorDoc> {
-        self.sharing(plan).find(|(r, ..)| r.holds() && Some(r.id()) != except).map(|(live, host, component)| {
-            ErrorDoc::new(ErrorCode::Refused, format!("rollout {} ({}) holds {component} on {host}", live.id(), live.state()))
-                .cause("one rollout at a time per host and component")
-                .fix(format!("wait for it (`tidegate rollout watch {0}`), or end it (`tidegate rollout halt {0}`)", live.id()))
-        })
-    }
-
-    /// Live rollouts with a target of the plan, and which.
-    fn sharing<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = (&'a Rollout, &'a HostName, &'a ComponentName)> {
-        self.alive().filter_map(|(_, entry)| {
-            let (host, component) = plan.targets().find(|(h, c)| entry.rollout.generation(h, c).is_some())?;
-            Some((&entry.rollout, host, component))
-        })
-    }
-
-    /// Short, and in the order of starting.
-    fn new_id(&self, plan: &Plan, now: Timestamp) -> Result<RolloutId, ErrorDoc> {
-        let short = |text: &str| text.chars().take(18).map(|c| if c == '+' { '-' } else { c }).collect::<String>();
-        let time: String = rfc3339(now).chars().filter(char::is_ascii_digit).take(14).collect();
-        let (day, clock) = time.split_at_checked(8).unwrap_or((&time, ""));
-        for _ in 0..8 {
-            let mut random = [0; 2];
-            getrandom::fill(&mut random).map_err(|e| internal(&e))?;
-            let id = format!(
-                "{}-{}-{day}-{clock}-{:04x}",
-                short(plan.release.id.name.as_str()),
-                short(plan.release.id.version.as_str()),
-                u16::from_le_bytes(random)
-            );
-            let id: RolloutId = id.parse().map_err(|e| internal(&e))?;
-            if !self.rollouts.contains_key(&id) {
-                return Ok(id);
-            }
-        }
-        Err(ErrorDoc::new(ErrorCode::Unavailable, "no free rollout id; try again"))
-    }
-
     fn verb(&mut self, now: Timestamp, by: &str, id: &RolloutId, verb: Verb, reason: &str) -> Answer {
         let rollout = self.rollout(id)?;
         let fences = if verb == Verb::Rollback { self.may_roll_back(rollout)? } else { Vec::new() };
@@ -397,6 +241,7 @@ impl State {
         }
         entry.rollout.handle(now, event).map_err(|e| ErrorDoc::new(ErrorCode::Conflict, e.to_string()))?;
         self.touch(id);
+        self.recheck();
         json(&self.status(id)?)
     }
 
@@ -420,42 +265,6 @@ impl State {
             }
         }
         Ok(fences)
-    }
-}
-
-/// The same start again: its answer was lost, or somebody wants to watch.
-fn attach(rollout: &Rollout, confirm: Option<Digest>, prepared: &Prepared) -> Answer {
-    let running = rollout.plan();
-    if running.spec_digest != Plan::spec_digest(&prepared.spec, &prepared.release) || running.drill != prepared.drill.is_some() {
-        return Err(ErrorDoc::new(ErrorCode::Refused, format!("--run-id {} belongs to another plan", rollout.id()))
-            .cause(format!("it {} {} and is {}", if running.drill { "drills" } else { "rolls out" }, running.release.id, rollout.state()))
-            .fix("use another --run-id, or the same plan.toml and release"));
-    }
-    confirmed(running, confirm)?;
-    json(&StartDoc { id: rollout.id().clone(), plan_digest: running.digest(), attached: true })
-}
-
-fn resolve(prepared: &Prepared, fleet: &[FleetHost]) -> Result<Plan, ErrorDoc> {
-    let Prepared { spec, release, manifest, drill } = prepared;
-    let plan = match drill {
-        None => Plan::resolve(spec, release, manifest, fleet),
-        Some(scope) => Plan::resolve_drill(spec, release, manifest, fleet, scope),
-    };
-    plan.map_err(|e| {
-        // A plan that contradicts itself is a file to be mended, not a fleet that is not ready.
-        let code = if matches!(e, PlanError::Misfit { .. }) { ErrorCode::Usage } else { ErrorCode::Refused };
-        ErrorDoc::new(code, e.to_string())
-    })
-}
-
-fn confirmed(plan: &Plan, confirm: Option<Digest>) -> Result<(), ErrorDoc> {
-    match confirm {
-        Some(wanted) if wanted != plan.digest() => {
-            Err(ErrorDoc::new(ErrorCode::Refused, format!("the plan's digest is {}, --confirm says {wanted}", plan.digest()))
-                .cause("plan.toml, the release or the hosts it selects changed since it was looked at")
-                .fix("look at `tidegate rollout plan` again and confirm its digest"))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -529,7 +338,7 @@ fn word<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default().trim_matches('"').to_owned()
 }
 
-fn internal(error: &dyn std::fmt::Display) -> ErrorDoc {
+pub(super) fn internal(error: &dyn std::fmt::Display) -> ErrorDoc {
     ErrorDoc::new(ErrorCode::Internal, "the controller could not make its answer").cause(error.to_string())
 }
 

@@ -124,6 +124,7 @@ impl State {
     /// Takes a record of the fleet in; it is appended with this batch.
     pub(super) fn note(&mut self, now: Timestamp, record: FleetRecord) {
         self.fleet.apply(now, &record);
+        self.recheck();
         self.batch.fleet.push(NewFleet { at: now, record });
     }
 

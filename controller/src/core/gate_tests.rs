@@ -256,7 +256,7 @@ fn declarations_and_attestations_need_words_and_a_rollout() {
 }
 
 #[test]
-fn a_reconnecting_host_hears_every_standing_word_and_then_its_watches() {
+fn a_reconnecting_host_hears_every_standing_word_and_then_its_lists() {
     let mut fleet = Fleet::new(&["a"]);
     fleet.online("a");
     start(&mut fleet, "1", PROBE);
@@ -282,5 +282,8 @@ fn a_reconnecting_host_hears_every_standing_word_and_then_its_watches() {
         fleet.state.settle(fleet.now)
     };
     let words: Vec<&Word> = outcome.sends.iter().map(|(_, w)| w).collect();
-    assert!(matches!(words.as_slice(), [Word::Assign(_), Word::Watch(_)]), "{words:?}");
+    assert!(
+        matches!(words.as_slice(), [Word::Assign(_), Word::Head(_), Word::Watch(_), Word::Tasks(_), Word::Outages(of)] if of.len() == 1),
+        "{words:?}"
+    );
 }

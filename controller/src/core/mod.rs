@@ -6,16 +6,21 @@
 //! is ahead of the journal. Must not: decide how a rollout goes, do I/O itself.
 
 mod ask;
+mod begin;
 mod facts;
 mod fleet;
 #[cfg(test)]
 mod gate_tests;
 mod papers;
+#[cfg(test)]
+mod process_tests;
+mod ready;
 mod state;
 #[cfg(test)]
 mod tests;
 mod witness;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,13 +29,16 @@ use tidegate_protocol::{
     Digest, HostName, JournalHead, Outages, Release, ReleaseRef, Report, RolloutId, Samples, SidesReport, TaskReport, Timestamp, VarDigest,
 };
 use tidegate_rollout::gate::Group;
-use tidegate_rollout::process::{Override, Role, Signed};
+use tidegate_rollout::process::{Override, Role, Signed, Via};
 use tidegate_rollout::{DrillScope, Fetched, Plan, Record, RolloutState, Spec};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Clock;
+use crate::environment::Environment;
 use crate::failpoint;
+use crate::notify::{self, Outcome};
+use crate::operator::checks::Checks;
 use crate::operator::msg::{ErrorDoc, Request};
 use crate::outbox::Outbox;
 use crate::registry::{Labels, NotAdmitted};
@@ -40,7 +48,7 @@ use crate::store::{Append, FleetRecord, HostRow, Loaded, Store, StoreError};
 pub(crate) use ask::{check_labels, json, no_rollout, said};
 pub use state::State;
 #[cfg(test)]
-pub(crate) use tests::started as test_started;
+pub(crate) use tests::{manifest as test_manifest, started as test_started};
 pub use witness::Witness;
 
 /// Inputs that may wait; senders wait beyond it.
@@ -154,11 +162,27 @@ pub enum Input {
         reply: oneshot::Sender<Answer>,
     },
     /// Something that happened to the fleet, done elsewhere.
-    Fleet(Vec<FleetRecord>),
+    Fleet {
+        /// What.
+        records: Vec<FleetRecord>,
+        /// Once it is durable.
+        reply: oneshot::Sender<()>,
+    },
+    /// What became of a notification.
+    Notified(Outcome),
     /// Somebody compares the journal with what hosts remember.
     Witnesses {
         /// All that said something.
         reply: oneshot::Sender<Vec<Witness>>,
+    },
+    /// What was checked outside for a rollout that waits to begin.
+    Checked {
+        /// Which.
+        rollout: RolloutId,
+        /// Of its release.
+        manifest: Box<Release>,
+        /// What was found.
+        checks: Box<Checks>,
     },
     /// A fetch ended.
     Fetched {
@@ -269,6 +293,39 @@ pub struct Prepared {
     pub manifest: Release,
     /// A rehearsal, and on what.
     pub drill: Option<DrillScope>,
+    /// What was checked outside of the core.
+    pub checks: Checks,
+}
+
+/// A rollout that waits to begin, and what is to be checked of it outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToCheck {
+    /// Which.
+    pub rollout: RolloutId,
+    /// Of its release.
+    pub manifest: Digest,
+    /// Whether they answer.
+    pub dashboards: Vec<String>,
+}
+
+/// Who is told what else is to be done, besides hosts.
+#[derive(Debug)]
+pub struct Outlets {
+    /// Whatever is to be fetched, when that changes.
+    pub wanted: watch::Sender<Vec<Wanted>>,
+    /// Which rollouts wait to begin, when that changes.
+    pub to_check: watch::Sender<Vec<ToCheck>>,
+    /// What people are to be told, once it is durable why; none: nobody is told.
+    pub notices: Option<notify::Outbox>,
+}
+
+/// What controller.toml says, as far as the core goes by it.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// What a rollout must bring, by environment.
+    pub environments: BTreeMap<String, Environment>,
+    /// Notification routes and their kinds.
+    pub routes: BTreeMap<String, Via>,
 }
 
 /// Where a rollout stands, for those who wait.
@@ -346,6 +403,16 @@ impl CoreHandle {
         answer.await.map_err(|_| Stopping)
     }
 
+    /// Journals what happened to the fleet; returns once it is durable.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn fleet(&self, records: Vec<FleetRecord>) -> Result<(), Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Fleet { records, reply }).await?;
+        answer.await.map_err(|_| Stopping)
+    }
+
     /// What hosts remember of the journal.
     ///
     /// # Errors
@@ -367,8 +434,7 @@ impl CoreHandle {
     }
 }
 
-/// Runs until told to stop. `wanted` is told what is to be fetched, whenever that
-/// changes.
+/// Runs until told to stop.
 ///
 /// # Errors
 /// The journal could not be appended to: stop the process, nothing may go on.
@@ -377,12 +443,17 @@ pub async fn run(
     loaded: Loaded,
     clock: Clock,
     mut inputs: mpsc::Receiver<Input>,
-    wanted: watch::Sender<Vec<Wanted>>,
+    setup: Setup,
+    outlets: Outlets,
 ) -> Result<(), StoreError> {
-    let mut state = State::restore(loaded);
+    let mut state = State::restore_with(loaded, setup);
     let now = clock.now();
+    // What the journal has no word on was perhaps not sent.
+    if let Some(notices) = &outlets.notices {
+        notices.submit(state.owed(now));
+    }
     state.returned(now);
-    settle(&mut state, &store, now, &wanted).await?;
+    settle(&mut state, &store, now, &outlets).await?;
     let mut save_at = Instant::now() + SAVE_EVERY;
     let mut batch = Vec::with_capacity(16);
     loop {
@@ -401,7 +472,7 @@ pub async fn run(
             state.save();
             save_at = Instant::now() + SAVE_EVERY;
         }
-        settle(&mut state, &store, now, &wanted).await?;
+        settle(&mut state, &store, now, &outlets).await?;
         if stop {
             return Ok(());
         }
@@ -409,7 +480,7 @@ pub async fn run(
 }
 
 /// Appends what was decided, then sends and answers.
-async fn settle(state: &mut State, store: &Store, now: Timestamp, wanted: &watch::Sender<Vec<Wanted>>) -> Result<(), StoreError> {
+async fn settle(state: &mut State, store: &Store, now: Timestamp, outlets: &Outlets) -> Result<(), StoreError> {
     let outcome = state.settle(now);
     if !outcome.records.is_empty() || !outcome.changes.is_empty() || !outcome.fleet.is_empty() {
         let kinds: Vec<String> = outcome.records.iter().map(|r| failpoint::kind(&r.record)).collect();
@@ -425,8 +496,14 @@ async fn settle(state: &mut State, store: &Store, now: Timestamp, wanted: &watch
     }
     state.send(outcome.sends);
     state.tell_heads(now);
+    if let Some(notices) = &outlets.notices {
+        notices.submit(outcome.notices);
+    }
     if let Some(fetches) = outcome.fetches {
-        wanted.send_replace(fetches);
+        outlets.wanted.send_replace(fetches);
+    }
+    if let Some(to_check) = outcome.to_check {
+        outlets.to_check.send_replace(to_check);
     }
     for reply in outcome.replies {
         reply();

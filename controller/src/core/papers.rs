@@ -29,6 +29,7 @@ impl State {
         };
         // What came before a word that is refused counts all the same.
         self.touch(id);
+        self.recheck();
         said.map_err(|e| ErrorDoc::new(ErrorCode::Conflict, e.to_string()))?;
         json(&self.status(id)?)
     }

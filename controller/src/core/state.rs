@@ -5,16 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tidegate_protocol::{ComponentName, Generation, HostName, Report, RolloutId, Samples, SidesReport, TaskOrder, Timestamp, Watch};
 use tidegate_rollout::gate::{Group, MetricSource};
+use tidegate_rollout::notices::{Notice, Notices};
+use tidegate_rollout::process::Via;
 use tidegate_rollout::{Action, Event, Fetch, Fetched, Record, Rollout};
 use tokio::sync::watch;
 
 use super::fleet::FleetLog;
+use super::ready::Waiting;
 use super::witness::Heads;
-use super::{Admitted, Followed, Input, Looked, Tick};
+use super::{Admitted, Followed, Input, Looked, Setup, Tick, ToCheck};
 use crate::outbox::Word;
 use crate::registry::{Opened, Registry};
 use crate::sources::Wanted;
-use crate::store::{Appended, HostChange, Loaded, NewFleet, NewRecord};
+use crate::store::{Appended, HostChange, Loaded, LoadedRollout, NewFleet, NewRecord};
 
 /// The fleet, the rollouts, and what the current batch has decided so far.
 #[derive(Debug)]
@@ -24,6 +27,11 @@ pub struct State {
     pub(super) rollouts: BTreeMap<RolloutId, Entry>,
     pub(super) fleet: FleetLog,
     pub(super) heads: Heads,
+    pub(super) setup: Setup,
+    /// Checklists may have changed.
+    pub(super) changed: bool,
+    /// As published last.
+    pub(super) to_check: Vec<ToCheck>,
     /// Those that have not ended: a fleet has few of them and many that have.
     live: BTreeSet<RolloutId>,
     /// Rollouts that may have something to do.
@@ -36,19 +44,35 @@ pub struct State {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) rollout: Rollout,
+    /// What people are told of it.
+    notices: Notices,
     pub(super) first_seq: u64,
     ticks: watch::Sender<Tick>,
     /// What it last wanted fetched.
     fetches: Vec<Fetch>,
     /// The freeze that it was last told of.
     pub(super) frozen: Option<String>,
+    /// While it waits to begin: what its checklist is made of. None after a restart,
+    /// until it was looked at anew.
+    pub(super) waiting: Option<Waiting>,
+    /// Its windows are not looked at before.
+    pub(super) windows_at: Timestamp,
 }
 
 impl Entry {
-    fn new(rollout: Rollout, first_seq: u64, last_seq: u64) -> Self {
+    fn new(rollout: Rollout, notices: Notices, first_seq: u64, last_seq: u64) -> Self {
         let tick = Tick { seq: last_seq, state: rollout.state() };
         let frozen = rollout.given().freeze.clone();
-        Self { rollout, first_seq, ticks: watch::channel(tick).0, fetches: Vec::new(), frozen }
+        Self {
+            rollout,
+            notices,
+            first_seq,
+            ticks: watch::channel(tick).0,
+            fetches: Vec::new(),
+            frozen,
+            waiting: None,
+            windows_at: Timestamp(0),
+        }
     }
 
     /// Whether it can ever want something fetched: making the list of a large
@@ -87,8 +111,12 @@ pub struct Outcome {
     pub changes: Vec<HostChange>,
     /// After it.
     pub sends: Vec<(HostName, Word)>,
+    /// After it: notices, each with its route.
+    pub notices: Vec<(Notice, String)>,
     /// After it, if it changed: all that is to be fetched.
     pub fetches: Option<Vec<Wanted>>,
+    /// After it, if it changed: all that is to be checked outside.
+    pub to_check: Option<Vec<ToCheck>>,
     /// After it.
     pub replies: Vec<Reply>,
 }
@@ -103,12 +131,21 @@ impl State {
     /// As the store left it. Nothing is decided.
     #[must_use]
     pub fn restore(loaded: Loaded) -> Self {
+        Self::restore_with(loaded, Setup::default())
+    }
+
+    /// As the store left it, where controller.toml says that.
+    #[must_use]
+    pub fn restore_with(loaded: Loaded, setup: Setup) -> Self {
         let mut state = Self {
             epoch: loaded.epoch,
             registry: Registry::default(),
             rollouts: BTreeMap::new(),
             fleet: FleetLog::default(),
             heads: Heads::new(loaded.head),
+            setup,
+            changed: true,
+            to_check: Vec::new(),
             live: BTreeSet::new(),
             touched: BTreeSet::new(),
             refetch: BTreeSet::new(),
@@ -124,17 +161,24 @@ impl State {
             state.registry.owned(&host, &component, generation, &owner);
         }
         for found in loaded.rollouts {
-            match Rollout::fold(found.id.clone(), found.records) {
-                Some(rollout) => {
+            let notices = noticed(&found, &state.setup.routes);
+            match Rollout::fold(found.id.clone(), found.records).zip(notices) {
+                Some((rollout, notices)) => {
                     if rollout.is_live() {
                         state.live.insert(found.id.clone());
                     }
-                    state.rollouts.insert(found.id, Entry::new(rollout, found.first_seq, found.last_seq));
+                    state.rollouts.insert(found.id, Entry::new(rollout, notices, found.first_seq, found.last_seq));
                 }
                 None => tracing::error!(rollout = %found.id, "the journal has records of a rollout that never started; they are ignored"),
             }
         }
         state
+    }
+
+    /// What is told and has no word yet of how that ended.
+    #[must_use]
+    pub fn owed(&self, now: Timestamp) -> Vec<(Notice, String)> {
+        self.rollouts.values().flat_map(|e| e.notices.pending(now)).collect()
     }
 
     /// Tells every rollout that has not ended that the controller is back.
@@ -161,6 +205,7 @@ impl State {
             self.refetch.insert(id);
         }
         self.look_at_freezes(now);
+        self.look_at_waiting(now);
     }
 
     pub(super) fn alive(&self) -> impl Iterator<Item = (&RolloutId, &Entry)> {
@@ -237,8 +282,22 @@ impl State {
                 let answer = self.paper(now, &id, first_seq, paper);
                 self.batch.replies.push(Box::new(move || drop(reply.send(answer))));
             }
-            Input::Fleet(records) => records.into_iter().for_each(|record| self.note(now, record)),
+            Input::Fleet { records, reply } => {
+                records.into_iter().for_each(|record| self.note(now, record));
+                self.batch.replies.push(Box::new(move || {
+                    // Nobody may wait any more.
+                    let _ = reply.send(());
+                }));
+            }
+            Input::Notified(outcome) => {
+                // An id may have been used again meanwhile: then it is not of this one.
+                if self.rollouts.get(&outcome.rollout).is_some_and(|e| e.rollout.times().0 == outcome.since) {
+                    let result = outcome.result.as_ref().map(|()| ()).map_err(String::as_str);
+                    self.tell(now, &outcome.rollout, Event::Notified { key: &outcome.key, route: &outcome.route, result });
+                }
+            }
             Input::Witnesses { reply } => drop(reply.send(self.witnesses())),
+            Input::Checked { rollout, manifest, checks } => self.checked(&rollout, *manifest, *checks),
             Input::Fetched { rollout, metric, group, result } => self.fetched(now, &rollout, &metric, group, result.as_ref()),
             Input::Gone { host, session } => self.gone(now, &host, session),
             Input::Joined(row) => {
@@ -416,13 +475,16 @@ impl State {
         }
     }
 
-    pub(super) fn insert(&mut self, rollout: Rollout) {
+    /// `frozen` is what it was told of a freeze.
+    pub(super) fn insert(&mut self, rollout: Rollout, frozen: Option<String>, waiting: Option<Waiting>) {
         let id = rollout.id().clone();
         for (host, component, generation) in rollout.generations() {
             self.registry.owned(host, component, generation, &id);
         }
         // Numbered when its first record is.
-        self.rollouts.insert(id.clone(), Entry::new(rollout, 0, 0));
+        // Its records are folded as they are appended.
+        let notices = Notices::new(&id, rollout.plan(), &self.setup.routes);
+        self.rollouts.insert(id.clone(), Entry { frozen, waiting, ..Entry::new(rollout, notices, 0, 0) });
         self.fleet.changed = true;
         self.touch(&id);
     }
@@ -467,6 +529,7 @@ impl State {
                         if let Some((host, component, generation)) = minted(&record) {
                             self.registry.owned(host, component, generation, &id);
                         }
+                        outcome.notices.extend(entry.notices.apply(entry.rollout.plan(), now, &record));
                         outcome.records.push(NewRecord { rollout: id.clone(), at: now, record });
                         self.refetch.insert(id.clone());
                     }
@@ -486,8 +549,9 @@ impl State {
             }
             if entry.rollout.is_live() {
                 self.live.insert(id);
-            } else {
-                self.live.remove(&id);
+            } else if self.live.remove(&id) {
+                // It may be the one that others wait for.
+                self.changed = true;
             }
         }
         for host in std::mem::take(&mut self.batch.hellos) {
@@ -502,6 +566,7 @@ impl State {
         outcome.sends.extend(retask.into_iter().filter(there).map(|host| (host.clone(), Word::Tasks(self.task_orders(&host)))));
         outcome.sends.extend(reprobe.into_iter().filter(there).map(|host| (host.clone(), Word::Outages(self.probed(&host)))));
         outcome.fetches = self.fetches();
+        outcome.to_check = self.to_check();
         outcome.fleet = std::mem::take(&mut self.batch.fleet);
         outcome.changes = std::mem::take(&mut self.batch.changes);
         outcome.replies = std::mem::take(&mut self.batch.replies);
@@ -585,6 +650,17 @@ impl State {
             }
         }
     }
+}
+
+/// What people are told of a rollout, as far as its records go.
+fn noticed(found: &LoadedRollout, routes: &BTreeMap<String, Via>) -> Option<Notices> {
+    let (_, Record::Started { plan, .. }) = found.records.first()? else { return None };
+    let mut notices = Notices::new(&found.id, plan, routes);
+    for (at, record) in &found.records {
+        // What follows from it is owed until the journal says otherwise.
+        let _ = notices.apply(plan, *at, record);
+    }
+    Some(notices)
 }
 
 /// The generation that a record uses up.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidegate_protocol::message::VERSION_WATCH;
+use tidegate_protocol::message::VERSIONS;
 use tidegate_protocol::report::{AgentFacts, HostFacts, Progress, Running, ServiceState};
 use tidegate_protocol::{
     Assignment, BootId, ComponentReport, Digest, Generation, HostName, Intent, JournalHead, Phase, Release, ReleaseRef, Report, RolloutId,
@@ -13,6 +13,7 @@ use tidegate_rollout::{Record, RolloutState, Spec, Verb};
 use tokio::sync::oneshot;
 
 use super::{Admitted, Answer, Input, Prepared, State};
+use crate::operator::checks::Checks;
 use crate::operator::doc::{PlanDoc, StartDoc};
 use crate::operator::msg::{ErrorCode, Request};
 use crate::outbox::{Outbox, Word};
@@ -20,7 +21,7 @@ use crate::registry::NotAdmitted;
 use crate::sources::Wanted;
 use crate::store::{Appended, HostRow, Loaded, NewFleet, NewRecord};
 
-pub(super) fn manifest(version: &str) -> (ReleaseRef, Release) {
+pub(crate) fn manifest(version: &str) -> (ReleaseRef, Release) {
     let text = format!(
         r#"{{"schema":1,"name":"shop","version":"{version}","notes":null,"known_issues":null,"runbook":{{"deploy":null,"rollback":null}},
         "expires":null,"floor":null,"tasks":[],"components":[{{"name":"api","files":[{{"path":"bin/api","digest":"{}","size":3,"mode":365}}],
@@ -36,7 +37,12 @@ pub(super) fn manifest(version: &str) -> (ReleaseRef, Release) {
 pub(super) fn prepared(version: &str, extra: &str) -> Box<Prepared> {
     let text = format!("release = \"shop@{version}\"\nhosts = {{ api = \"role=api\" }}\nstrategy = \"rolling\"\n{extra}");
     let (release, manifest) = manifest(version);
-    Box::new(Prepared { spec: Spec::parse(&text, "plan.toml").unwrap(), release, manifest, drill: None })
+    Box::new(Prepared { spec: Spec::parse(&text, "plan.toml").unwrap(), release, manifest, drill: None, checks: looked() })
+}
+
+/// As if the depot had been looked at, and everything was there.
+pub(super) fn looked() -> Checks {
+    Checks { depot: Some(Default::default()), ..Checks::default() }
 }
 
 pub(super) fn row(name: &str) -> HostRow {
@@ -137,7 +143,7 @@ impl Fleet {
         Self::of(loaded, Timestamp(1_000_000))
     }
 
-    fn of(loaded: Loaded, now: Timestamp) -> Self {
+    pub(super) fn of(loaded: Loaded, now: Timestamp) -> Self {
         Self { state: State::restore(loaded), now, journal: vec![], sent: vec![], watched: vec![], fleet: vec![], fetches: None }
     }
 
@@ -184,7 +190,7 @@ impl Fleet {
         self.input(Input::Hello {
             host,
             spki,
-            version: VERSION_WATCH,
+            version: VERSIONS.max,
             agent,
             report: Box::new(report(vec![])),
             outbox: outbox.clone(),
@@ -274,7 +280,8 @@ fn one_rollout_at_a_time_and_a_run_id_only_once() {
     // `plan` says the same and touches nothing.
     let plan = Request::RolloutPlan { spec_text: String::new(), file_name: String::new() };
     let plan: PlanDoc = serde_json::from_str(&fleet.ask(plan, Some(prepared("2", ""))).unwrap()).unwrap();
-    assert_eq!(plan.refused_because, [busy.message]);
+    let [why] = plan.refused_because.as_slice() else { panic!("{:?}", plan.refused_because) };
+    assert!(why.starts_with(&format!("no-conflicts: {}", busy.message)), "{why}");
     assert_eq!(fleet.state.rollouts.len(), 1);
 }
 

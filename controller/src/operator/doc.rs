@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_protocol::report::ServiceState;
 use tidegate_protocol::side::SwitchProgress;
 use tidegate_protocol::{Digest, HostName, ReleaseId, RolloutId, Side, Timestamp};
+use tidegate_rollout::process::{RowKind, RowVerdict, Section};
 use tidegate_rollout::{Plan, RolloutState};
 
 /// The schema of these documents.
@@ -214,8 +215,52 @@ pub struct PlanDoc {
     pub readiness: Vec<ReadinessDoc>,
     /// Why `start` would refuse it now; empty = it would not.
     pub refused_because: Vec<String>,
+    /// When its windows are open, those that ended left out; empty without windows.
+    #[serde(default)]
+    pub openings: Vec<OpeningDoc>,
+    /// How long it takes.
+    #[serde(default)]
+    pub estimate: Option<EstimateDoc>,
+    /// What a standard change with this plan is approved as: for `standard_changes`
+    /// of controller.toml.
+    #[serde(default)]
+    pub template_digest: Option<Digest>,
+    /// Signatures that it would wait for.
+    #[serde(default)]
+    pub approvals: Vec<ApprovalDoc>,
     /// The plan itself.
     pub plan: Plan,
+}
+
+/// A time at which a window is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpeningDoc {
+    /// RFC 3339, UTC.
+    pub opens: String,
+    /// RFC 3339, UTC.
+    pub closes: String,
+    /// In its own zone, too, with what daylight saving does to it.
+    pub text: String,
+}
+
+/// How long a plan takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EstimateDoc {
+    /// Bakes and swaps up to 100 %, without the final watch.
+    pub forward_ms: u64,
+    /// The way back of all hosts.
+    pub back_ms: u64,
+    /// Where the numbers come from.
+    pub from: String,
+}
+
+/// An approval that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalDoc {
+    /// Whose.
+    pub role: String,
+    /// Given, or said to be not applicable with a reason.
+    pub optional: bool,
 }
 
 /// A wave of a plan.
@@ -248,15 +293,64 @@ pub struct PlanHostDoc {
     pub online: bool,
 }
 
-/// One thing that was checked before a start.
+/// One row of the checklist.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadinessDoc {
     /// What.
     pub name: String,
-    /// It holds.
+    /// It holds, or does not apply.
     pub ok: bool,
     /// What was seen.
     pub observed: String,
+    /// Its fixed name: `tested-in-staging`, `approval-security`; empty for metrics
+    /// that were tried.
+    #[serde(default)]
+    pub item: String,
+    /// Where it stands in the guide.
+    #[serde(default)]
+    pub section: Option<Section>,
+    /// As the guide says it.
+    #[serde(default)]
+    pub title: String,
+    /// How it is decided.
+    #[serde(default)]
+    pub kind: Option<RowKind>,
+    /// Without it the rollout does not begin.
+    #[serde(default)]
+    pub demanded: bool,
+    /// How it stands.
+    #[serde(default)]
+    pub verdict: Option<RowVerdict>,
+    /// As `observed`.
+    #[serde(default)]
+    pub evidence: String,
+    /// Who said so.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// When, RFC 3339, UTC.
+    #[serde(default)]
+    pub at: Option<String>,
+}
+
+impl ReadinessDoc {
+    /// Something that was tried beside the checklist; it is demanded.
+    #[must_use]
+    pub fn tried(name: String, ok: bool, observed: String) -> Self {
+        Self {
+            item: String::new(),
+            section: Some(Section::Fleet),
+            title: name.clone(),
+            kind: Some(RowKind::Automatic),
+            demanded: true,
+            verdict: Some(if ok { RowVerdict::Pass } else { RowVerdict::Fail }),
+            evidence: observed.clone(),
+            by: None,
+            at: None,
+            name,
+            ok,
+            observed,
+        }
+    }
 }
 
 /// A started rollout.

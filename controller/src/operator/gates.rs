@@ -35,11 +35,8 @@ pub(super) async fn tried(ctx: &Operators, document: String, may_call: bool) -> 
     }
     if !may_call {
         let names: Vec<&str> = left.iter().map(|(name, _)| name.as_str()).collect();
-        doc.readiness.push(ReadinessDoc {
-            name: "metrics servers".into(),
-            ok: true,
-            observed: format!("not tried, they are tried for callers with the role operator: {}", names.join(", ")),
-        });
+        let observed = format!("not tried, they are tried for callers with the role operator: {}", names.join(", "));
+        doc.readiness.push(ReadinessDoc::tried("metrics servers".into(), true, observed));
         return Ok(json(&doc)?);
     }
     left.reverse();
@@ -82,20 +79,18 @@ fn asked(plan: &Plan) -> Vec<(String, FetchFrom)> {
 
 fn row(metric: String, result: Result<Fetched, String>) -> ReadinessDoc {
     let name = format!("metric {metric} can be read");
-    match result {
-        Ok(Fetched::Value { value, samples: None }) => ReadinessDoc { name, ok: true, observed: format!("it is {value} now") },
-        Ok(Fetched::Value { value, samples: Some(n) }) => {
-            ReadinessDoc { name, ok: true, observed: format!("it is {value} now, from {n} samples") }
-        }
-        Ok(Fetched::Alerts(alerts)) if alerts.is_empty() => ReadinessDoc { name, ok: true, observed: "no alert fires".into() },
+    let (ok, observed) = match result {
+        Ok(Fetched::Value { value, samples: None }) => (true, format!("it is {value} now")),
+        Ok(Fetched::Value { value, samples: Some(n) }) => (true, format!("it is {value} now, from {n} samples")),
+        Ok(Fetched::Alerts(alerts)) if alerts.is_empty() => (true, "no alert fires".into()),
         Ok(Fetched::Alerts(alerts)) => {
             let named: Vec<&str> = alerts.values().take(ALERTS_NAMED_MAX).map(String::as_str).collect();
             let more = if alerts.len() > named.len() { ", …" } else { "" };
-            let observed = format!("{} alert(s) fire already and will not count: {}{more}", alerts.len(), named.join(", "));
-            ReadinessDoc { name, ok: true, observed }
+            (true, format!("{} alert(s) fire already and will not count: {}{more}", alerts.len(), named.join(", ")))
         }
-        Err(observed) => ReadinessDoc { name, ok: false, observed },
-    }
+        Err(observed) => (false, observed),
+    };
+    ReadinessDoc::tried(name, ok, observed)
 }
 
 /// What a plan would have said of a rollout's values.

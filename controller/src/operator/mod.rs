@@ -7,6 +7,7 @@ pub mod client;
 pub mod doc;
 mod follow;
 mod gates;
+pub(crate) mod keeper;
 pub mod msg;
 mod papers;
 mod releases;

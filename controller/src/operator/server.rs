@@ -3,6 +3,7 @@
 //! Owns: what needs the store or the depot (tokens, releases, event streams).
 //! Everything about hosts and rollouts goes to the core.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::authorize::{Needs, allows, authorize};
-use super::doc::{MissingDoc, TokenDoc, VersionDoc, rfc3339};
+use super::checks::{Checker, Checks};
+use super::doc::{MissingDoc, RouteDoc, TokenDoc, VersionDoc, rfc3339};
 use super::msg::{ErrorCode, ErrorDoc, Frame, MISSING_DIGESTS_MAX, Request};
 use super::papers::ItemChange;
 use super::{audit, follow, gates, papers, releases, sign};
@@ -23,9 +25,12 @@ use crate::approvers::Approvers;
 use crate::clock::Clock;
 use crate::core::{CoreHandle, Prepared, Stopping, check_labels, json};
 use crate::depot::Depot;
+use crate::environment::Environment;
+use crate::notify::Notifier;
 use crate::registry::Labels;
 use crate::sources::Sources;
-use crate::store::{NewToken, Store};
+use crate::store::{FleetRecord, NewToken, Store};
+use crate::windows;
 
 /// From the stream's opening to the whole request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -38,6 +43,8 @@ const FOLLOWERS_MAX: usize = 512;
 const TOKEN_TTL_MAX: Millis = Millis::from_secs(30 * 86_400);
 /// Most hosts of one token.
 const TOKEN_USES_MAX: u32 = 100_000;
+/// Most routes tested by one request.
+const ROUTES_MAX: usize = 64;
 /// Largest plan.toml, bytes.
 const SPEC_BYTES_MAX: usize = 1024 * 1024;
 
@@ -51,6 +58,10 @@ pub struct Operators {
     pub(super) clock: Clock,
     /// None: nobody was named in controller.toml.
     pub(super) approvers: Option<Arc<Approvers>>,
+    /// None: nobody is told.
+    notifier: Option<Notifier>,
+    /// What controller.toml demands, by environment.
+    environments: Arc<BTreeMap<String, Environment>>,
     /// One paper at a time: what it is numbered and judged by is read before.
     pub(super) desk: Arc<Semaphore>,
     /// The journal is read whole by one at a time.
@@ -62,7 +73,7 @@ pub struct Operators {
 
 /// How a request's stream ended, when not with an answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Ended {
+pub(crate) enum Ended {
     /// The operator is told.
     #[error(transparent)]
     Told(#[from] ErrorDoc),
@@ -113,6 +124,8 @@ impl Operators {
             sources,
             clock,
             approvers: None,
+            notifier: None,
+            environments: Arc::default(),
             desk: Arc::new(Semaphore::new(1)),
             auditing: Arc::new(Semaphore::new(1)),
             ca_pin,
@@ -125,6 +138,20 @@ impl Operators {
     #[must_use]
     pub fn with_approvers(mut self, approvers: Option<Approvers>) -> Self {
         self.approvers = approvers.map(Arc::new);
+        self
+    }
+
+    /// Who tells people.
+    #[must_use]
+    pub fn with_notifier(mut self, notifier: Notifier) -> Self {
+        self.notifier = Some(notifier);
+        self
+    }
+
+    /// In these environments.
+    #[must_use]
+    pub fn within(mut self, environments: BTreeMap<String, Environment>) -> Self {
+        self.environments = Arc::new(environments);
         self
     }
 
@@ -227,13 +254,14 @@ impl Operators {
             Request::ReleaseList => releases::list(self).await,
             Request::ReleaseShow { release } => releases::show(self, release).await,
             Request::RolloutPlan { ref spec_text, ref file_name } => {
-                let prepared = self.prepare(spec_text, file_name).await?;
-                let document = self.core.ask(by, request, Some(Box::new(prepared))).await??;
                 // The plan names the URLs: who only looks does not make the controller call them.
-                gates::tried(self, document, allows(identity, Needs::Operator)).await
+                let may_call = allows(identity, Needs::Operator);
+                let prepared = self.checked(self.prepare(spec_text, file_name).await?, may_call).await?;
+                let document = self.core.ask(by, request, Some(Box::new(prepared))).await??;
+                gates::tried(self, document, may_call).await
             }
             Request::RolloutStart { ref spec_text, ref file_name, .. } => {
-                let prepared = self.prepare(spec_text, file_name).await?;
+                let prepared = self.checked(self.prepare(spec_text, file_name).await?, true).await?;
                 Ok(self.core.ask(by, request, Some(Box::new(prepared))).await??)
             }
             Request::RolloutDrill { ref spec_text, ref file_name, ref scope, .. } => {
@@ -253,6 +281,7 @@ impl Operators {
             Request::RolloutHandoff { id } => papers::handoff(self, id).await,
             Request::RolloutReview { id, review_text, file_name } => papers::review(self, by, id, review_text, &file_name).await,
             Request::RolloutClose { id } => papers::close(self, by, id).await,
+            Request::NotifyTest { routes } => self.notify_test(by, &routes).await,
             Request::AuditVerify => audit::verify(self).await,
             other => Ok(self.core.ask(by, other, None).await??),
         }
@@ -278,6 +307,37 @@ impl Operators {
         Ok(json(&TokenDoc { token: token.to_string(), expires_at: rfc3339(expires) })?)
     }
 
+    /// A test message over each route; how it went is journaled.
+    async fn notify_test(&self, by: &str, routes: &[String]) -> Result<String, Ended> {
+        let Some(notifier) = &self.notifier else { return Ok(json(&Vec::<RouteDoc>::new())?) };
+        if routes.len() > ROUTES_MAX {
+            return Err(too_many("routes", routes.len(), ROUTES_MAX));
+        }
+        let known = notifier.known();
+        if let Some(route) = routes.iter().find(|r| !known.contains_key(*r)) {
+            let shown: String = route.chars().filter(|c| !c.is_control()).take(64).collect();
+            let names: Vec<&str> = known.keys().map(String::as_str).collect();
+            let names = if names.is_empty() { "none".into() } else { names.join(", ") };
+            return Err(ErrorDoc::new(ErrorCode::NotFound, format!("controller.toml has no route {shown:?}"))
+                .cause(format!("it has: {names}"))
+                .into());
+        }
+        let results = notifier.test(routes).await;
+        let docs: Vec<RouteDoc> = results
+            .into_iter()
+            .map(|r| RouteDoc { via: r.via.map(|v| v.word().to_owned()).unwrap_or_default(), route: r.route, ok: r.ok, detail: r.detail })
+            .collect();
+        let record = |d: &RouteDoc| FleetRecord::RouteTested {
+            route: d.route.clone(),
+            via: d.via.clone(),
+            ok: d.ok,
+            detail: d.detail.clone(),
+            by: by.to_owned(),
+        };
+        self.core.fleet(docs.iter().map(record).collect()).await?;
+        Ok(json(&docs)?)
+    }
+
     /// What plan and start need: read, looked up, off the core.
     async fn prepare(&self, spec_text: &str, file_name: &str) -> Result<Prepared, Ended> {
         if spec_text.len() > SPEC_BYTES_MAX {
@@ -293,7 +353,18 @@ impl Operators {
         };
         let (depot, digest) = (self.depot.clone(), row.release.manifest);
         let (manifest, _) = blocking(move || depot.manifest(digest)).await??;
-        Ok(Prepared { spec, release: row.release, manifest, drill: None })
+        windows::check(&spec.window, &spec.contact).map_err(|e| ErrorDoc::new(ErrorCode::Usage, format!("{file_name}: {e}")))?;
+        Ok(Prepared { spec, release: row.release, manifest, drill: None, checks: Checks::default() })
+    }
+
+    /// With what is looked up outside of the core for its checklist.
+    async fn checked(&self, prepared: Prepared, may_call: bool) -> Result<Prepared, Ended> {
+        let mut dashboards = prepared.spec.dashboards.clone();
+        let environment = prepared.spec.environment.as_ref().and_then(|name| self.environments.get(name));
+        dashboards.extend(environment.into_iter().flat_map(|e| e.dashboards.iter().cloned()));
+        let checker = Checker::new(self.depot.clone(), self.store.clone(), self.sources.clone());
+        let checks = checker.check(&prepared.manifest, &dashboards, may_call).await?;
+        Ok(Prepared { checks, ..prepared })
     }
 }
 
@@ -302,7 +373,7 @@ pub(super) fn too_many(what: &str, count: usize, max: usize) -> Ended {
 }
 
 /// Work that would hold up the runtime.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Ended> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Ended> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| ErrorDoc::new(ErrorCode::Internal, "a task of the controller ended early").cause(e.to_string()).into())
