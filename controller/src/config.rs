@@ -141,7 +141,8 @@ impl Config {
         let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         let state = std::path::absolute(base.join(&file.state)).map_err(|source| ConfigError::Read { path: path.into(), source })?;
         let environments = file.environments.into_iter().map(|(name, e)| Environment::new(&name, e).map(|e| (name, e)));
-        let environments = environments.collect::<Result<_, _>>().map_err(|message| ConfigError::Value { path: path.into(), key: "environments", message })?;
+        let environments = environments.collect::<Result<_, _>>();
+        let environments = environments.map_err(|message| ConfigError::Value { path: path.into(), key: "environments", message })?;
         let approvers = file.approvers.map(|a| Approvers::parse(a, base)).transpose();
         let approvers = approvers.map_err(|message| ConfigError::Value { path: path.into(), key: "approvers", message })?;
         let sources = sources(file.sources, base).map_err(|message| ConfigError::Value { path: path.into(), key: "sources", message })?;
@@ -232,6 +233,8 @@ mod tests {
             (GOOD.replace("0.0.0.0:7443", "7443"), &["line 1"]),
             (GOOD.replace("threshold = 0", "threshold = 1"), &["trust.threshold", "threshold = 0"]),
             (format!("{GOOD}[routes.team]\nvia = \"slack\"\n"), &["routes: team.url_file", "url_env"]),
+            (format!("{GOOD}[environments.production]\nreadiness = [\"tested\"]\n"), &["environments: production.readiness", "tested-in-staging"]),
+            (format!("{GOOD}[environments.production]\ndrills = \"14d\"\n"), &["line 6", "drills", "drill_max_age"]),
             ("state = \"x\"\n[trust]\nthreshold = 0\n".into(), &["listen"]),
         ] {
             let message = Config::parse(&text, Path::new("/c.toml")).unwrap_err().to_string();
