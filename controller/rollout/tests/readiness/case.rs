@@ -242,6 +242,10 @@ impl Case {
             "risk-assessment" => plan.process.risks.clear(),
             "downtime-declared" => change.downtime = None,
             "change-template" => (change.kind, plan.process.template) = (ChangeType::Standard, Some(Digest::of(b"unknown"))),
+            "second-approver" => {
+                change.risk = Level::High;
+                self.given.approvals.values_mut().for_each(|a| a.signed.key = "SHA256:one".into());
+            }
             "hosts-in-contact" => first.online = false,
             "agents-able" => first.version = Some(1),
             "rollback-target" => first.components.get_mut(&api()).unwrap().drifted = true,
