@@ -223,6 +223,25 @@ pub const HANDOFF_ROWS: &[(&str, &str)] = &[
     ("runbook-tested", "Runbook procedures tested"),
 ];
 
+/// Lines of the documents that the program fills where it could see, and that a
+/// person may attest where it could not. Nothing that is measured or signed.
+pub const PAPER_ROWS: &[&str] = &[
+    "known-issues",
+    "smoke-critical",
+    "smoke-integration",
+    "performance-baseline",
+    "alerts",
+    "no-unexpected-errors",
+    "no-security-warnings",
+    "normal-traffic",
+    "handoff-to",
+    "release-notes",
+    "dashboard-links",
+    "runbook-updates",
+    "escalation-contacts",
+    "rollback-documented",
+];
+
 /// Item of the row of an approval.
 #[must_use]
 pub fn approval_item(role: Role) -> String {
@@ -404,6 +423,7 @@ impl Given {
                 rows.push(self.approval_row(plan, spec, now));
             }
         }
+        rows.extend(self.second_approver(plan, now));
         rows.sort_by_key(|row| row.section);
         rows
     }
@@ -471,16 +491,23 @@ impl Given {
         }
     }
 
-    /// A change of high risk needs two people: what is missing.
-    #[must_use]
-    pub fn lacks_second_approver(&self, plan: &Plan, now: Timestamp) -> Option<String> {
-        let change = plan.process.change.as_ref()?;
-        if change.risk != Level::High || change.kind == ChangeType::Standard {
-            return None;
-        }
+    /// A change of high risk needs two people; in an emergency one must do.
+    pub(crate) fn second_approver(&self, plan: &Plan, now: Timestamp) -> Option<Row> {
+        let change = plan.process.change.as_ref().filter(|c| c.risk == Level::High && c.kind == ChangeType::Normal)?;
         let good = self.approvals.values().filter(|a| now.since(a.at) < plan.process.approval_valid);
         let keys: BTreeSet<&str> = good.map(|a| a.signed.key.as_str()).collect();
-        (keys.len() < 2).then(|| format!("the risk is high: approvals with two different keys are wanted, {} was given", keys.len()))
+        let enough = keys.len() >= 2;
+        Some(Row {
+            item: "second-approver".into(),
+            section: Section::Approvals,
+            title: "Two approvers (high risk)".into(),
+            kind: RowKind::Approval,
+            demanded: true,
+            verdict: if enough { RowVerdict::Pass } else { RowVerdict::Open },
+            evidence: format!("{} is of high risk: approvals with two different keys are wanted, {} given", change.id, keys.len()),
+            by: None,
+            at: None,
+        })
     }
 
     /// The opening that `now` lies in.

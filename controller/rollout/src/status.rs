@@ -430,7 +430,6 @@ pub fn explain(rollout: &Rollout, now: Timestamp) -> Vec<String> {
     }
     if rollout.waits_to_begin() {
         out.extend(missing(rollout).into_iter().map(|row| format!("{} is {}: {}", row.item, row.verdict.word(), row.evidence)));
-        out.extend(rollout.given().lacks_second_approver(rollout.plan(), now));
         return out;
     }
     out.extend(explain_gate(rollout, now));

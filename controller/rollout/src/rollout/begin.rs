@@ -9,7 +9,7 @@ use tidegate_protocol::{Millis, Timestamp};
 
 use super::verbs::VerbError;
 use super::{Action, Rollout, TargetRun};
-use crate::process::{ChangeType, Fit, Given, HANDOFF_ROWS, Opening, Override, REMIND_EVERY, Role, Row, Signed, approval_item};
+use crate::process::{ChangeType, Fit, Given, HANDOFF_ROWS, Opening, Override, PAPER_ROWS, REMIND_EVERY, Role, Row, Signed, approval_item};
 use crate::record::{Record, RolloutState, Step, TargetState};
 
 /// What the driver knows of a rollout when it is submitted.
@@ -85,12 +85,8 @@ impl Rollout {
     /// What people have not given, in one sentence; `None` = all of it.
     pub(crate) fn missing_people(&self, now: Timestamp) -> Option<String> {
         let rows = self.given.checklist(&self.plan, now);
-        let open: Vec<String> = rows
-            .iter()
-            .filter(|row| row.blocks() && row.verdict == crate::process::RowVerdict::Open)
-            .map(|row| row.item.clone())
-            .chain(self.given.lacks_second_approver(&self.plan, now))
-            .collect();
+        let open: Vec<String> =
+            rows.iter().filter(|row| row.blocks() && row.verdict == crate::process::RowVerdict::Open).map(|row| row.item.clone()).collect();
         (!open.is_empty()).then(|| format!("waits for people: {}", open.join(", ")))
     }
 
@@ -238,7 +234,7 @@ impl Rollout {
             return Err(self.refused_word("approve", "approvals are given before it begins".to_string()));
         }
         // A second one that the risk asks for may be anybody's.
-        let second = self.given.lacks_second_approver(&self.plan, now).is_some();
+        let second = self.given.second_approver(&self.plan, now).is_some_and(|row| row.blocks());
         if !second && !self.plan.process.approvals.iter().any(|a| a.role == role) {
             let wanted: Vec<&str> = self.plan.process.approvals.iter().map(|a| a.role.word()).collect();
             let wanted = if wanted.is_empty() { "none".to_string() } else { wanted.join(", ") };
@@ -275,7 +271,7 @@ impl Rollout {
         if before && self.waits_to_begin() {
             return Some(Ok(()));
         }
-        if HANDOFF_ROWS.iter().any(|(known, _)| *known == item) {
+        if HANDOFF_ROWS.iter().any(|(known, _)| *known == item) || PAPER_ROWS.contains(&item) {
             let begun = !self.waits_to_begin() && self.state != RolloutState::Refused && self.given.closed.is_none();
             let hint = "the handoff is prepared once it has begun, and before it is closed".to_string();
             return Some(if begun { Ok(()) } else { Err(self.refused_word("attest", hint)) });

@@ -288,7 +288,7 @@ fn the_type_of_the_change_says_who_must_sign() {
     high.approve(Role::TechLead, "tom").unwrap();
     high.approve(Role::Security, "tom").unwrap();
     assert_eq!(high.state(), RolloutState::AwaitingApproval);
-    assert!(high.rollout.reason().contains("two different keys"), "{}", high.rollout.reason());
+    assert!(high.rollout.reason().contains("second-approver"), "{}", high.rollout.reason());
     high.approve(Role::Security, "eve").unwrap();
     assert_eq!(high.state(), RolloutState::Scheduled);
     high.approve(Role::Security, "tom").unwrap();
