@@ -160,7 +160,7 @@ impl Rollout {
 
     /// Looks at the open gate; called when time passes.
     pub(super) fn look_at_gate(&mut self, now: Timestamp) {
-        if self.stands() || !matches!(self.state, RolloutState::Baking | RolloutState::Watching | RolloutState::Paused) {
+        if !matches!(self.state, RolloutState::Baking | RolloutState::Watching | RolloutState::Paused) {
             return;
         }
         let Some(gate) = self.gate.clone() else { return };

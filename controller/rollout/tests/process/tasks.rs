@@ -313,6 +313,17 @@ fn past_the_point_of_no_return_it_ends_where_it_stands() {
     lost.lose(1);
     lost.until_state(RolloutState::Halted, 60);
     assert_eq!(backs(&lost), 0);
+    // A confirmed host that does not run any more.
+    let mut relapsed = fleet(4, &canary(""), no_return());
+    relapsed.until_state(RolloutState::Baking, 60);
+    let key = (name(1), "api".parse().unwrap());
+    relapsed.hosts.get_mut(&key).unwrap().service = report::ServiceState::Drifted;
+    for _ in 0..12 {
+        relapsed.say(&key.0, &key.1);
+        relapsed.pass(1);
+    }
+    assert_eq!((relapsed.state(), backs(&relapsed)), (RolloutState::Halted, 0), "{}", relapsed.rollout.reason());
+    assert_eq!(relapsed.state_of(1), TargetState::RevertFailed);
     // A later task that fails, and a person's halt overtaken by nothing.
     let tasks = vec![release::Task { reversible: false, ..task("migrate") }, task("index")];
     let later = fleet_with(2, ROLLING, with_tasks(tasks), |w| w.task_ends = [((1, Run), vec![Failed])].into());

@@ -255,23 +255,6 @@ fn an_estimate_adds_bakes_and_steps() {
 }
 
 #[test]
-fn rows_are_journaled_when_what_they_say_changes() {
-    let mut case = Case::complete();
-    case.checklist();
-    let old = case.given.rows.clone();
-    case.facts.hosts.get_mut(&host(1)).unwrap().machine.as_mut().unwrap().cpu_permille = 310;
-    case.checklist();
-    assert!(!differ(&old, &case.given.rows), "a number of a row that holds");
-    case.facts.conflicts.push("rollout r1".into());
-    case.checklist();
-    let blocked = case.given.rows.clone();
-    assert!(differ(&old, &blocked));
-    case.facts.conflicts.push("rollout r2".into());
-    case.checklist();
-    assert!(differ(&blocked, &case.given.rows), "something else is missing");
-}
-
-#[test]
 fn durations_are_spelled_for_people() {
     for (ms, text) in [(0, "0s"), (1, "1s"), (45_000, "45s"), (600_000, "10m"), (15_000_000, "4h10m"), (90_061_000, "25h1m1s")] {
         assert_eq!(spell(Millis(ms)), text);
