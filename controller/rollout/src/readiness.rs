@@ -240,16 +240,6 @@ pub fn overridable(item: &str) -> Option<Override> {
     }
 }
 
-/// Whether rows found anew are worth a record: a verdict or a demand changed, or
-/// what is missing did. Numbers of rows that hold change with every report.
-#[must_use]
-pub fn differ(old: &[Row], new: &[Row]) -> bool {
-    let same = |(a, b): (&Row, &Row)| {
-        (&a.item, a.verdict, a.demanded) == (&b.item, b.verdict, b.demanded) && (!b.blocks() || a.evidence == b.evidence)
-    };
-    old.len() != new.len() || !old.iter().zip(new).all(same)
-}
-
 /// What a standard change was approved as, once and for all: sha256 of the plan as
 /// written, without the release's version, the change's id and summary, and
 /// `start_by`.

@@ -6,7 +6,7 @@ use tidegate_rollout::Verb;
 use tidegate_rollout::process::{ContactRole, Fit, Opening};
 
 use super::super::Prepared;
-use super::super::tests::{Fleet, host, looked, manifest, prepared};
+use super::super::tests::{Fleet, host, looked, manifest, obeyed, prepared, report};
 use super::*;
 use crate::core::Input;
 use crate::operator::doc::StartDoc;
@@ -86,10 +86,11 @@ fn the_newest_drill_tells_the_pace() {
     // Each order takes some time.
     while !fleet.sent.is_empty() {
         fleet.now = fleet.now + Millis(2_000);
-        let (now, sent) = (fleet.now, std::mem::take(&mut fleet.sent));
-        fleet.state.tick(now);
-        fleet.sent.extend(sent);
-        fleet.obey(&sessions);
+        for (host, assignment) in std::mem::take(&mut fleet.sent) {
+            let report = Box::new(report(vec![obeyed(&assignment)]));
+            let session = sessions[&host];
+            fleet.input(Input::Report { host, session, report });
+        }
     }
     let drill = facts(&fleet, &two).drill.unwrap();
     assert!(drill.forward > Millis(0) && drill.back > Millis(0), "{drill:?}");
@@ -97,7 +98,7 @@ fn the_newest_drill_tells_the_pace() {
     let estimate = fleet.state.estimate(&two);
     assert_eq!(estimate.from, format!("measured by drill {}", doc.id));
     // Two hosts, one at a time; two at a time on the way back.
-    assert_eq!((estimate.forward, estimate.back), (Millis(drill.forward.0.max(1) * 2), Millis(drill.back.0.max(1))));
+    assert_eq!((estimate.forward, estimate.back), (Millis(drill.forward.0 * 2), drill.back));
     assert_eq!(facts(&fleet, &plan(&fleet, "3", "")).drill, None, "of other bytes");
 }
 
