@@ -71,7 +71,10 @@ fn line(out: &mut String, chart: &Chart, series: &Series, low: f64, high: f64) {
     if matches!(series.line, Line::Baseline | Line::Limit) {
         if let Some((_, value)) = series.points.first() {
             let y = y_of(*value, low, high);
-            out.push_str(&format!("<line class=\"line {class}\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\n", WIDTH - RIGHT));
+            out.push_str(&format!(
+                "<line class=\"line {class}\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\n",
+                WIDTH - RIGHT
+            ));
         }
         return;
     }

@@ -1,5 +1,6 @@
 //! 2: the Deployment Execution Log.
 
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -271,9 +272,14 @@ fn stages<'a>(story: &'a Story<'_>) -> Vec<StageHosts<'a>> {
         cause: t.failure.as_ref().map(|f| f.cause.to_string()),
         message: t.failure.as_ref().map(|f| f.message.as_str()),
     };
+    let states: BTreeMap<usize, _> = facts.status.waves.iter().map(|w| (w.index, w.state)).collect();
+    let mut by_wave: BTreeMap<usize, Vec<&TargetFact>> = BTreeMap::new();
+    for target in facts.targets.iter().filter(|t| t.origin.is_some()) {
+        by_wave.entry(target.wave.unwrap_or_default()).or_default().push(target);
+    }
     let of_wave = |wave: &'a tidegate_rollout::plan::Wave| {
-        let state = facts.status.waves.iter().find(|w| w.index == wave.index).map_or("pending", |w| w.state.word());
-        let hosts = facts.changed(&wave.component).filter(|t| wave.hosts.contains(&t.host)).map(host).collect();
+        let state = states.get(&wave.index).map_or("pending", |s| s.word());
+        let hosts = by_wave.get(&wave.index).into_iter().flatten().map(|t| host(t)).collect();
         StageHosts { wave: wave.index, name: &wave.name, state, hosts }
     };
     facts.plan.waves.iter().map(of_wave).collect()

@@ -206,7 +206,9 @@ fn performance(sheet: &mut Sheet, story: &Story<'_>) {
         return;
     }
     let rows = facts.perf.values().map(|j| {
-        let value = |v: Option<tidegate_protocol::Number>, sign: &str| v.map_or_else(Cell::none, |v| Cell::new(format!("{sign}{}", quantity(v.get(), &j.unit))));
+        let value = |v: Option<tidegate_protocol::Number>, sign: &str| {
+            v.map_or_else(Cell::none, |v| Cell::new(format!("{sign}{}", quantity(v.get(), &j.unit))))
+        };
         let status = match j.verdict {
             Verdict::Pass => Cell::marked(Mark::Good, "OK"),
             Verdict::Inconclusive => Cell::marked(Mark::Warn, j.reason.as_str()),
@@ -240,7 +242,9 @@ fn failures(sheet: &mut Sheet, story: &Story<'_>) {
         let before = target.origin.as_ref().and_then(|o| o.previous.as_ref()).map_or_else(|| "before".to_string(), |r| r.id.to_string());
         add(&target.smoke_back, &before);
         // It failed, and told no result: what it said is all there is.
-        if let Some(failure) = target.failure.as_ref().filter(|f| f.cause == tidegate_protocol::Cause::Smoke && !target.smoke.iter().any(|r| failed(&r))) {
+        if let Some(failure) =
+            target.failure.as_ref().filter(|f| f.cause == tidegate_protocol::Cause::Smoke && !target.smoke.iter().any(|r| failed(&r)))
+        {
             rows.push(alloc::vec![
                 Cell::new(target.host.as_str()),
                 Cell::new(target.component.as_str()),

@@ -92,9 +92,10 @@ pub(crate) fn document(story: &Story<'_>) -> Result<Document, DocsError> {
     let alerts: Vec<AlertRow<'_>> =
         facts.alerts.iter().map(|(at, text, before)| AlertRow { at: rfc3339(at.0), text, before_first_swap: *before }).collect();
     let declared = facts.plan.process.change.as_ref().and_then(|c| c.downtime).map(|s| s.0.0);
-    let hosts = story.downtime.components.iter().flat_map(|c| {
-        c.hosts.iter().map(|(host, ms)| DowntimeRow { component: c.component.to_string(), host: host.to_string(), ms: *ms })
-    });
+    let hosts =
+        story.downtime.components.iter().flat_map(|c| {
+            c.hosts.iter().map(|(host, ms)| DowntimeRow { component: c.component.to_string(), host: host.to_string(), ms: *ms })
+        });
     let data = Data {
         observed_from: from.map(|t| rfc3339(t.0)),
         observed_to: to.map(|t| rfc3339(t.0)),
@@ -112,10 +113,7 @@ pub(crate) fn document(story: &Story<'_>) -> Result<Document, DocsError> {
         (Some(from), Some(to)) => Cell::new(format!("{} to {}", moment_utc(from), moment_utc(to))),
         _ => Cell::open("observation-period", "no stage observed anything"),
     };
-    sheet.pairs(alloc::vec![
-        ("Observation Period", period),
-        ("Downtime", crate::doc6::downtime_cell(story)),
-    ]);
+    sheet.pairs(alloc::vec![("Observation Period", period), ("Downtime", crate::doc6::downtime_cell(story)),]);
     key_metrics(&mut sheet, story, &data.metrics);
     charts(&mut sheet, story, &data.metrics);
     alerts_table(&mut sheet, story);
@@ -130,7 +128,8 @@ pub(crate) fn document(story: &Story<'_>) -> Result<Document, DocsError> {
 fn period(story: &Story<'_>) -> (Option<Timestamp>, Option<Timestamp>) {
     let facts = &story.facts;
     let opened = facts.stages.iter().map(|s| s.opened).min().or_else(|| facts.observed.first().map(|(at, _)| *at));
-    let open = |step: GateStep| matches!(step, GateStep::Opened | GateStep::Extended | GateStep::Asked | GateStep::Blind | GateStep::Sighted);
+    let open =
+        |step: GateStep| matches!(step, GateStep::Opened | GateStep::Extended | GateStep::Asked | GateStep::Blind | GateStep::Sighted);
     let closed = facts.stages.iter().map(|s| if open(s.step) { facts.end() } else { s.at }).max();
     let last = closed.or_else(|| facts.observed.last().map(|(at, _)| *at));
     (opened, opened.and(last))
@@ -143,7 +142,9 @@ fn value_of<'a>(values: impl IntoIterator<Item = &'a Observed>, metric: &str, gr
 /// The last values of each metric, against the sealed ones.
 pub(crate) fn metrics(story: &Story<'_>) -> Vec<MetricRow> {
     let facts = &story.facts;
-    let last = |metric: &str, group| facts.observed.iter().rev().find_map(|(_, values)| value_of(*values, metric, group).filter(|(v, _)| v.is_some()));
+    let last = |metric: &str, group| {
+        facts.observed.iter().rev().find_map(|(_, values)| value_of(*values, metric, group).filter(|(v, _)| v.is_some()))
+    };
     let row = |(name, metric): (&String, &Metric)| {
         let (pre, samples_pre) = value_of(&facts.baseline, name, Group::Baseline).unwrap_or_default();
         let (post, samples_post) = last(name, Group::Changed).unwrap_or_default();
@@ -170,7 +171,9 @@ pub(crate) fn metrics(story: &Story<'_>) -> Vec<MetricRow> {
 fn judgement<'a>(story: &'a Story<'_>, metric: &str) -> Option<&'a Judgement> {
     let of = |perf: bool| {
         let mut judged = story.facts.judged.values().rev();
-        judged.find_map(move |j| j.judgements.iter().filter(|j| j.metric == metric && j.perf == perf).max_by_key(|j| (!j.advisory, j.verdict)))
+        judged.find_map(move |j| {
+            j.judgements.iter().filter(|j| j.metric == metric && j.perf == perf).max_by_key(|j| (!j.advisory, j.verdict))
+        })
     };
     // What a gate asks comes before what a performance row expects.
     of(false).or_else(|| of(true))
@@ -230,7 +233,9 @@ fn key_metrics(sheet: &mut Sheet, story: &Story<'_>, metrics: &[MetricRow]) {
         }
     }
     let shown = |m: &&MetricRow| {
-        let key = KEY_METRICS.iter().find_map(|(_, _, names)| names.iter().find(|n| metrics.iter().any(|m| m.metric == **n && m.post.is_some())).filter(|n| **n == m.metric));
+        let key = KEY_METRICS.iter().find_map(|(_, _, names)| {
+            names.iter().find(|n| metrics.iter().any(|m| m.metric == **n && m.post.is_some())).filter(|n| **n == m.metric)
+        });
         key.is_none() && (m.pre.is_some() || m.post.is_some())
     };
     rows.extend(metrics.iter().filter(shown).map(|m| metric_row(&metric_title(&m.metric), m)));
@@ -266,7 +271,8 @@ fn charts(sheet: &mut Sheet, story: &Story<'_>, metrics: &[MetricRow]) {
     let mut charts = Vec::new();
     for metric in metrics {
         let points = |group| -> Vec<(u64, f64)> {
-            let at = |(at, values): &(Timestamp, &[Observed])| value_of(*values, &metric.metric, group).and_then(|(v, _)| v).map(|v| (at.0, v));
+            let at =
+                |(at, values): &(Timestamp, &[Observed])| value_of(*values, &metric.metric, group).and_then(|(v, _)| v).map(|v| (at.0, v));
             thinned(facts.observed.iter().filter_map(at).collect())
         };
         let changed = points(Group::Changed);
@@ -286,7 +292,13 @@ fn charts(sheet: &mut Sheet, story: &Story<'_>, metrics: &[MetricRow]) {
         if let Some(limit) = judgement(story, &metric.metric).and_then(|j| j.limit) {
             series.push(Series { line: Line::Limit, points: alloc::vec![(from, limit.get())] });
         }
-        charts.push(Chart { title: metric_title(&metric.metric).into(), unit: metric.unit.into(), from_unix_ms: from, to_unix_ms: to, series });
+        charts.push(Chart {
+            title: metric_title(&metric.metric).into(),
+            unit: metric.unit.into(),
+            from_unix_ms: from,
+            to_unix_ms: to,
+            series,
+        });
     }
     if !charts.is_empty() {
         sheet.h3("Course");
@@ -315,8 +327,13 @@ fn alerts_table(sheet: &mut Sheet, story: &Story<'_>) {
         sheet.checks(alloc::vec![story.line("alerts", "No alert fired", None, missing)]);
         return;
     }
-    let resolution = |before: bool| if before { Cell::marked(Mark::NotApplicable, "fired before the first swap") } else { Cell::marked(Mark::Warn, outcome_of(story)) };
-    let rows = facts.alerts.iter().map(|(at, text, before)| alloc::vec![Cell::new(text.as_str()), Cell::new(clock(*at, facts.origin())), resolution(*before)]);
+    let resolution = |before: bool| {
+        if before { Cell::marked(Mark::NotApplicable, "fired before the first swap") } else { Cell::marked(Mark::Warn, outcome_of(story)) }
+    };
+    let rows = facts
+        .alerts
+        .iter()
+        .map(|(at, text, before)| alloc::vec![Cell::new(text.as_str()), Cell::new(clock(*at, facts.origin())), resolution(*before)]);
     sheet.table(&["Alert", "Time", "Resolution"], rows.collect(), "None");
 }
 
@@ -340,9 +357,9 @@ fn log_line(story: &Story<'_>, metrics: &[MetricRow], item: &str, title: &str, n
             let compared = m.pre.or(m.control).map_or_else(String::new, |p| format!(", compared with {}", quantity(p, m.unit)));
             format!("{}: {}{compared}", metric_title(&m.metric), m.post.map_or_else(String::new, |v| quantity(v, m.unit)))
         };
-        let mark = if of.iter().any(|m| bad(&m)) {
+        let mark = if of.iter().any(bad) {
             Mark::Bad
-        } else if of.iter().any(|m| odd(&m)) {
+        } else if of.iter().any(odd) {
             Mark::Warn
         } else {
             Mark::Good
@@ -361,8 +378,22 @@ fn strays(m: &MetricRow) -> bool {
 fn log_analysis(sheet: &mut Sheet, story: &Story<'_>, metrics: &[MetricRow]) {
     sheet.h2("Log Analysis");
     sheet.checks(alloc::vec![
-        log_line(story, metrics, "no-unexpected-errors", "No unexpected errors", &["critical_errors", "new_errors"], "no critical_errors or new_errors was measured"),
-        log_line(story, metrics, "no-security-warnings", "No security warnings", &["security_warnings"], "no security_warnings was measured"),
+        log_line(
+            story,
+            metrics,
+            "no-unexpected-errors",
+            "No unexpected errors",
+            &["critical_errors", "new_errors"],
+            "no critical_errors or new_errors was measured"
+        ),
+        log_line(
+            story,
+            metrics,
+            "no-security-warnings",
+            "No security warnings",
+            &["security_warnings"],
+            "no security_warnings was measured"
+        ),
         log_line(story, metrics, "normal-traffic", "Normal traffic patterns", &["request_rate"], "no request_rate was measured"),
     ]);
 }
@@ -392,7 +423,8 @@ fn line_of(trigger: &Trigger) -> Option<&'static str> {
 }
 
 fn trigger_row(story: &Story<'_>, index: usize, trigger: &Trigger) -> TriggerRow {
-    let trips: Vec<String> = story.facts.trips.iter().filter(|t| t.trigger == Some(index)).map(|t| format!("{} {}", moment(t.at), t.reason)).collect();
+    let trips: Vec<String> =
+        story.facts.trips.iter().filter(|t| t.trigger == Some(index)).map(|t| format!("{} {}", moment(t.at), t.reason)).collect();
     let state = match (trips.is_empty(), story.facts.first_swap) {
         (false, _) => "tripped",
         (true, None) if trigger.declared.is_none() => "off",
@@ -432,19 +464,30 @@ fn criteria(sheet: &mut Sheet, story: &Story<'_>, triggers: &[TriggerRow]) {
         // What a person declares works even where the plan does not name it.
         let declared = matches!(item, "rollback-data-corruption" | "rollback-security-incident");
         let name = item.trim_start_matches("rollback-");
-        let trips: Vec<&str> = facts.trips.iter().filter(|t| t.trigger.is_none() && t.reason.starts_with(name)).map(|t| t.reason.as_str()).collect();
+        let trips: Vec<&str> =
+            facts.trips.iter().filter(|t| t.trigger.is_none() && t.reason.starts_with(name)).map(|t| t.reason.as_str()).collect();
         if !any && declared && !trips.is_empty() {
             let cell = Cell::marked(Mark::Bad, format!("tripped: {}", trips.join("; ")));
             rows.push(alloc::vec![Cell::new(title), Cell::new("Any"), Cell::new("Emergency rollback"), cell]);
         } else if !any {
-            let why = facts.plan.gating.not_armed.iter().find(|n| n.contains(name) || (item == "rollback-error-rate" && n.contains("error_rate")) || (item == "rollback-latency-p50" && n.contains("latency")) || (item == "rollback-critical-error" && n.contains("critical_errors")));
+            let why = facts.plan.gating.not_armed.iter().find(|n| {
+                n.contains(name)
+                    || (item == "rollback-error-rate" && n.contains("error_rate"))
+                    || (item == "rollback-latency-p50" && n.contains("latency"))
+                    || (item == "rollback-critical-error" && n.contains("critical_errors"))
+            });
             let what = why.map_or("not armed: the plan names no such trigger", String::as_str);
             rows.push(alloc::vec![Cell::new(title), Cell::none(), Cell::none(), Cell::open(item, what)]);
         }
     }
     for (index, trigger) in facts.plan.gating.triggers.iter().enumerate().filter(|(i, _)| !used.contains(i)) {
         if let Some(row) = triggers.get(index) {
-            rows.push(alloc::vec![Cell::new(trigger.when.to_string()), Cell::new(threshold(trigger)), Cell::new(action(trigger)), status(row)]);
+            rows.push(alloc::vec![
+                Cell::new(trigger.when.to_string()),
+                Cell::new(threshold(trigger)),
+                Cell::new(action(trigger)),
+                status(row)
+            ]);
         }
     }
     sheet.table(&["Trigger", "Threshold", "Action", "Status"], rows, "None");
@@ -459,11 +502,16 @@ fn downtime(sheet: &mut Sheet, story: &Story<'_>, declared: Option<u64>) {
         let probed = component.hosts.iter().filter(|(_, ms)| ms.is_some()).count();
         let worst = component.hosts.iter().filter_map(|(host, ms)| ms.map(|ms| (ms, host))).max_by_key(|(ms, _)| *ms);
         let sum: u64 = component.hosts.iter().filter_map(|(_, ms)| *ms).sum();
-        let measured = component.all_ms.map_or_else(|| Cell::open("downtime", "not measured: nothing can be probed"), |ms| Cell::new(span(ms)));
+        let measured =
+            component.all_ms.map_or_else(|| Cell::open("downtime", "not measured: nothing can be probed"), |ms| Cell::new(span(ms)));
         rows.push(alloc::vec![
             Cell::new(component.component.as_str()),
             measured,
-            worst.map_or_else(Cell::none, |(ms, host)| if ms == 0 { Cell::new("0 s") } else { Cell::new(format!("{} ({host})", span(ms))) }),
+            worst.map_or_else(Cell::none, |(ms, host)| if ms == 0 {
+                Cell::new("0 s")
+            } else {
+                Cell::new(format!("{} ({host})", span(ms)))
+            }),
             if probed == 0 { Cell::none() } else { Cell::new(span(sum)) },
             Cell::new(format!("{probed}/{}", component.hosts.len())),
         ]);
@@ -488,7 +536,12 @@ fn sources(sheet: &mut Sheet, metrics: &[MetricRow]) {
     sheet.h2("Sources");
     let rows = metrics.iter().map(|m| {
         let worst = m.worst_host.map_or_else(Cell::none, |v| Cell::new(format!("{}{}", number(v), m.unit)));
-        alloc::vec![Cell::new(m.metric.as_str()), Cell::new(m.source.as_str()), worst, if m.reason.is_empty() { Cell::none() } else { Cell::new(m.reason.as_str()) }]
+        alloc::vec![
+            Cell::new(m.metric.as_str()),
+            Cell::new(m.source.as_str()),
+            worst,
+            if m.reason.is_empty() { Cell::none() } else { Cell::new(m.reason.as_str()) }
+        ]
     });
     sheet.table(&["Metric", "Read from", "Worst host", "Last verdict"], rows.collect(), "No metric was measured");
 }

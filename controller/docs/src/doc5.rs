@@ -69,6 +69,7 @@ pub(crate) fn document(story: &Story<'_>) -> Result<Document, DocsError> {
     let signed_at = facts.sign_offs.values().map(|s| s.at).max();
     let to = facts.sign_offs.get(&SignRole::OpsLead).map(|s| s.signed.principal.clone());
     let to = facts.attested("handoff-to").map(|(_, note, _)| note.to_string()).or(to);
+    let missing = crate::open::of(story);
     let data = Data {
         handoff_date: signed_at.map(|t| rfc3339(t.0)),
         to,
@@ -89,7 +90,7 @@ pub(crate) fn document(story: &Story<'_>) -> Result<Document, DocsError> {
                 signature: s.signed.signature.clone(),
             })
             .collect(),
-        open: crate::open::of(story).into_iter().map(|o| Item { item: o.item, what: o.what }).collect(),
+        open: missing.iter().map(|o| Item { item: o.item.clone(), what: o.what.clone() }).collect(),
     };
     let mut sheet = Sheet::default();
     sheet.pairs(alloc::vec![
@@ -110,11 +111,7 @@ pub(crate) fn document(story: &Story<'_>) -> Result<Document, DocsError> {
     outstanding(&mut sheet, story, &data.content);
     sign_offs(&mut sheet, story, &data.sign_offs);
     sheet.h2("Open before this rollout can be closed");
-    let open: Vec<Check> = data
-        .open
-        .iter()
-        .map(|o| Check { item: o.item.as_str().into(), title: o.what.as_str().into(), mark: Mark::Open, ..Check::default() })
-        .collect();
+    let open = crate::open::checks(&missing);
     if open.is_empty() {
         let closed = facts.given.closed.as_ref().map_or_else(
             || format!("Nothing: {}", story.command("close", "").trim_end()),
@@ -142,9 +139,20 @@ fn documentation(sheet: &mut Sheet, story: &Story<'_>) {
     let contacts = escalates.then(|| (Mark::Good, contacts.join("; ")));
     sheet.checks(alloc::vec![
         file(story, "release-notes", "Release notes", release.notes.as_ref(), "the release brings none (release.toml: notes)"),
-        story.line("known-issues", "Known issues", known.map(|k| (Mark::Good, k.to_string())), "the release does not say (release.toml: known_issues, \"none\" is a statement)"),
+        story.line(
+            "known-issues",
+            "Known issues",
+            known.map(|k| (Mark::Good, k.to_string())),
+            "the release does not say (release.toml: known_issues, \"none\" is a statement)"
+        ),
         story.line("dashboard-links", "Monitoring dashboard links", dashboards, "neither plan nor environment names a dashboard"),
-        file(story, "runbook-updates", "Runbook updates", release.runbook.deploy.as_ref(), "the release brings no runbook (release.toml: runbook.deploy)"),
+        file(
+            story,
+            "runbook-updates",
+            "Runbook updates",
+            release.runbook.deploy.as_ref(),
+            "the release brings no runbook (release.toml: runbook.deploy)"
+        ),
         story.line("escalation-contacts", "Escalation contacts", contacts, "the plan names no contact with role \"escalation\""),
     ]);
 }
@@ -157,7 +165,12 @@ fn readiness(sheet: &mut Sheet, story: &Story<'_>) {
     let drilled = drilled.map(|r| format!("tested: {}", r.evidence));
     let parts: Vec<String> = runbook.into_iter().chain(drilled).collect();
     let seen = (!parts.is_empty()).then(|| (Mark::Good, parts.join("; ")));
-    rows.push(story.line("rollback-documented", "Rollback procedure documented", seen, "no rollback runbook in the release and no drill that passed"));
+    rows.push(story.line(
+        "rollback-documented",
+        "Rollback procedure documented",
+        seen,
+        "no rollback runbook in the release and no drill that passed",
+    ));
     sheet.checks(rows);
 }
 
@@ -201,7 +214,12 @@ fn roll_back(story: &Story<'_>) -> String {
         .tasks
         .iter()
         .filter(|t| !t.reversible)
-        .filter(|t| facts.tasks.iter().any(|f| f.name == t.name && f.what == TaskRun::Run && f.ended.as_ref().is_some_and(|e| e.state == TaskState::Done)))
+        .filter(|t| {
+            facts
+                .tasks
+                .iter()
+                .any(|f| f.name == t.name && f.what == TaskRun::Run && f.ended.as_ref().is_some_and(|e| e.state == TaskState::Done))
+        })
         .map(|t| t.name.as_str())
         .collect();
     let past = if past.is_empty() { String::new() } else { format!(" Not taken back by it: {} (a point of no return).", past.join(", ")) };
@@ -226,10 +244,11 @@ fn outstanding(sheet: &mut Sheet, story: &Story<'_>, content: &Content) {
     let how = story.command("item", "set N --owner NAME --eta DATE");
     let named = |text: &str| if text.trim().is_empty() { Cell::open("outstanding-owner", &how) } else { Cell::new(text) };
     let row = |o: &crate::handoff::Outstanding| {
-        let carried = o.owner.is_empty() && o.eta.is_empty() && (o.status == "open" || o.status == "skipped");
+        let carried = o.carried;
         let mark = if o.status == "done" { Mark::Good } else { Mark::Open };
-        let eta = if carried && o.eta.is_empty() { Cell::none() } else { named(&o.eta) };
-        alloc::vec![Cell::new(o.what.as_str()), named(&o.owner), Cell::marked(mark, o.status.as_str()), eta]
+        // An issue has no owner: it is resolved, or made an item that has one.
+        let (owner, eta) = if carried { (Cell::none(), Cell::none()) } else { (named(&o.owner), named(&o.eta)) };
+        alloc::vec![Cell::new(o.what.as_str()), owner, Cell::marked(mark, o.status.as_str()), eta]
     };
     sheet.table(&["Item", "Owner", "Status", "ETA"], content.outstanding.iter().map(row).collect(), "None");
 }
@@ -269,6 +288,9 @@ fn appendix(sheet: &mut Sheet, given: &[SignOff]) {
         sheet.code(&format!("{name}.txt (every line ends with a line feed)"), &sign.payload);
         sheet.code(&format!("{name}.sig"), &sign.signature);
         let principal: String = sign.principal.chars().filter(|c| c.is_ascii_alphanumeric() || "@._+-".contains(*c)).collect();
-        sheet.code("To verify", &format!("ssh-keygen -Y verify -f approvers -I '{principal}' -n tidegate-approval -s {name}.sig < {name}.txt"));
+        sheet.code(
+            "To verify",
+            &format!("ssh-keygen -Y verify -f approvers -I '{principal}' -n tidegate-approval -s {name}.sig < {name}.txt"),
+        );
     }
 }

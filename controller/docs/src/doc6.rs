@@ -51,7 +51,8 @@ pub(crate) fn downtime_cell(story: &Story<'_>) -> Cell {
                 None if ms > 0 => Mark::Warn,
                 _ => Mark::Good,
             };
-            let worst = story.downtime.worst_ms.filter(|w| *w > 0).map_or_else(String::new, |w| format!(", longest of one host {}", span(w)));
+            let worst =
+                story.downtime.worst_ms.filter(|w| *w > 0).map_or_else(String::new, |w| format!(", longest of one host {}", span(w)));
             Cell::marked(mark, format!("{}{against}{worst}", span(ms)))
         }
     }
@@ -111,11 +112,19 @@ pub(crate) fn document(story: &Story<'_>) -> Result<Document, DocsError> {
     summary(&mut sheet, story, &data.metrics);
     sheet.h2("Issues Encountered");
     let rows = story.issues.iter().map(|i| {
-        alloc::vec![Cell::new(i.number.to_string()), Cell::new(clock(i.at, facts.origin())), Cell::new(i.text.as_str()), resolution(story, i)]
+        alloc::vec![
+            Cell::new(i.number.to_string()),
+            Cell::new(clock(i.at, facts.origin())),
+            Cell::new(i.text.as_str()),
+            resolution(story, i)
+        ]
     });
     sheet.table(&["No.", "Time", "Issue", "Resolution"], rows.collect(), "None");
     sheet.h2("Timeline Excerpt");
-    let rows = data.timeline.iter().map(|r| alloc::vec![Cell::new(clock(r.at, facts.origin())), Cell::marked(r.status, r.step.as_str()), Cell::new(r.notes.as_str())]);
+    let rows = data
+        .timeline
+        .iter()
+        .map(|r| alloc::vec![Cell::new(clock(r.at, facts.origin())), Cell::marked(r.status, r.step.as_str()), Cell::new(r.notes.as_str())]);
     sheet.table(&["Time", "Step", "Notes"], rows.collect(), "None");
     story.document(6, sheet, &data)
 }
@@ -124,8 +133,10 @@ pub(crate) fn document(story: &Story<'_>) -> Result<Document, DocsError> {
 fn excerpt<'a>(story: &'a Story<'_>) -> Vec<&'a timeline::Row> {
     const ROWS_MAX: usize = 40;
     let steps = ["Start deployment", "Deploy ", "Traffic switch", "Roll back", "Stage "];
-    let wanted = |r: &&timeline::Row| !matches!(r.status, Mark::Good | Mark::Plain | Mark::NotApplicable) || steps.iter().any(|s| r.step.starts_with(s));
-    let last = story.timeline.iter().filter(|r| r.step == timeline::outcome(story.facts.state).0).next_back();
+    let wanted = |r: &&timeline::Row| {
+        !matches!(r.status, Mark::Good | Mark::Plain | Mark::NotApplicable) || steps.iter().any(|s| r.step.starts_with(s))
+    };
+    let last = story.timeline.iter().rfind(|r| r.step == timeline::outcome(story.facts.state).0);
     let mut rows: Vec<&timeline::Row> = story.timeline.iter().filter(wanted).collect();
     if let Some(last) = last.filter(|l| !rows.contains(l)) {
         rows.push(last);
@@ -149,7 +160,10 @@ fn summary(sheet: &mut Sheet, story: &Story<'_>, m: &Metrics) {
     };
     let unresolved = if m.issues_unresolved == 0 { Mark::Good } else { Mark::Open };
     sheet.pairs(alloc::vec![
-        ("Deployment duration", facts.duration().map_or_else(|| Cell::open("metrics-duration", "it has not ended"), |d| Cell::new(millis(d)))),
+        (
+            "Deployment duration",
+            facts.duration().map_or_else(|| Cell::open("metrics-duration", "it has not ended"), |d| Cell::new(millis(d)))
+        ),
         ("Downtime", downtime_cell(story)),
         ("Issues encountered", Cell::marked(unresolved, format!("{} ({} unresolved)", m.issues, m.issues_unresolved))),
         ("Rollbacks", Cell::new(m.rollbacks.to_string())),

@@ -9,7 +9,9 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use tidegate_protocol::report::{Failure, SmokeResult};
-use tidegate_protocol::{Component, ComponentName, HostName, Intent, Millis, Phase, Release, Side, TaskRun, TaskState, Timestamp};
+use tidegate_protocol::{
+    Component, ComponentName, HostName, Intent, Millis, Phase, Release, ReleaseId, Side, TaskRun, TaskState, Timestamp,
+};
 use tidegate_rollout::Rollout;
 use tidegate_rollout::gate::{Judgement, Observed, Verdict};
 use tidegate_rollout::plan::Plan;
@@ -24,7 +26,11 @@ use crate::{DocsError, Input};
 pub(crate) struct TargetFact {
     pub(crate) host: HostName,
     pub(crate) component: ComponentName,
+    /// Index (from 1) of its wave.
+    pub(crate) wave: Option<usize>,
     pub(crate) state: TargetState,
+    /// What it runs, where it was left as it is.
+    pub(crate) unchanged: Option<ReleaseId>,
     /// What it ran before.
     pub(crate) origin: Option<Origin>,
     /// First ordered to swap.
@@ -198,11 +204,14 @@ impl<'a> Facts<'a> {
         let entries = input.entries.iter().map(|e| (e.at, e.record.clone()));
         let rollout = Rollout::fold(input.id.clone(), entries).ok_or(DocsError::NotStarted { id: input.id.clone() })?;
         let status = status(&rollout);
+        let origins: BTreeMap<_, _> = from.iter().map(|o| ((&o.component, &o.host), o)).collect();
         let targets = status.hosts.iter().map(|host| TargetFact {
             host: host.host.clone(),
             component: host.component.clone(),
+            wave: host.wave,
             state: host.state,
-            origin: from.iter().find(|o| o.host == host.host && o.component == host.component).cloned(),
+            origin: origins.get(&(&host.component, &host.host)).map(|o| (*o).clone()),
+            unchanged: host.release.clone().filter(|_| host.wave.is_none()),
             swap_at: None,
             confirmed_at: None,
             back_from: None,
@@ -333,11 +342,9 @@ impl<'a> Facts<'a> {
                     switch.ended = Some(failure.clone().map_or(Ok(()), Err));
                 }
             }
-            Record::TaskOrdered { name, what, host, .. } => {
-                // A further attempt is the same line.
-                if !self.tasks.iter().any(|t| t.name == *name && t.what == *what) {
-                    self.tasks.push(TaskFact { name: name.clone(), what: *what, host: host.clone(), at, ended: None });
-                }
+            // A further attempt is the same line.
+            Record::TaskOrdered { name, what, host, .. } if !self.tasks.iter().any(|t| t.name == *name && t.what == *what) => {
+                self.tasks.push(TaskFact { name: name.clone(), what: *what, host: host.clone(), at, ended: None });
             }
             Record::TaskEnded { name, what, state, note, duration_ms, .. } => {
                 if let Some(task) = self.tasks.iter_mut().find(|t| t.name == *name && t.what == *what) {

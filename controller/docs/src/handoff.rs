@@ -65,6 +65,9 @@ pub(crate) struct Outstanding {
     pub(crate) owner: String,
     pub(crate) status: String,
     pub(crate) eta: String,
+    /// Not written down by a person.
+    #[serde(skip)]
+    pub(crate) carried: bool,
 }
 
 /// Lines of document 5 that a person can tick by attesting them.
@@ -84,17 +87,7 @@ pub(crate) fn content(facts: &Facts<'_>, issues: &[Issue]) -> Content {
         Runs {
             host: t.host.to_string(),
             component: t.component.to_string(),
-            release: if t.origin.is_some() {
-                runs(t)
-            } else {
-                facts
-                    .status
-                    .hosts
-                    .iter()
-                    .find(|h| h.host == t.host && h.component == t.component)
-                    .and_then(|h| h.release.as_ref())
-                    .map(ToString::to_string)
-            },
+            release: if t.origin.is_some() { runs(t) } else { t.unchanged.as_ref().map(ToString::to_string) },
             tree_sha256: seen.and_then(|s| s.tree_sha256).or_else(|| t.origin.as_ref().and_then(|o| o.tree_sha256)),
             state: t.state.word(),
         }
@@ -127,8 +120,15 @@ fn outstanding(facts: &Facts<'_>, issues: &[Issue]) -> Vec<Outstanding> {
         owner: item.owner.clone(),
         status: item.status.clone(),
         eta: item.eta.clone(),
+        carried: false,
     });
-    let carried = |what: String, status: &str| Outstanding { what, owner: String::new(), status: status.to_string(), eta: String::new() };
+    let carried = |what: String, status: &str| Outstanding {
+        what,
+        owner: String::new(),
+        status: status.to_string(),
+        eta: String::new(),
+        carried: true,
+    };
     let open = issues
         .iter()
         .filter(|i| i.is_open() || (i.resolution.is_none() && i.resolved_by.is_none()))

@@ -75,7 +75,8 @@ fn block(out: &mut String, block: &Block, at: usize) {
             out.push_str("</dl>\n");
         }
         Block::Table { columns, rows, empty } => {
-            out.push_str("<div class=\"wide\"><table>\n<thead><tr>");
+            let many = if columns.len() > 7 { " class=\"many\"" } else { "" };
+            out.push_str(&format!("<div class=\"wide\"><table{many}>\n<thead><tr>"));
             for column in columns {
                 out.push_str(&format!("<th scope=\"col\">{}</th>", text(column)));
             }
@@ -83,9 +84,15 @@ fn block(out: &mut String, block: &Block, at: usize) {
             for row in rows {
                 out.push_str("<tr>");
                 for (value, column) in row.iter().zip(columns) {
-                    let short = value.text.as_str().len() <= 20 && !value.text.as_str().contains(' ');
-                    let first = if short { " class=\"short\"" } else { "" };
-                    out.push_str(&format!("<td{first} data-label=\"{}\">{}</td>", text(column), cell(value)));
+                    let of = value.text.as_str();
+                    let class = if of.len() <= 20 && !of.contains(' ') {
+                        " class=\"short\""
+                    } else if of.split(' ').any(|word| word.len() > 24) {
+                        " class=\"long\""
+                    } else {
+                        ""
+                    };
+                    out.push_str(&format!("<td{class} data-label=\"{}\">{}</td>", text(column), cell(value)));
                 }
                 out.push_str("</tr>\n");
             }
@@ -185,9 +192,17 @@ fn check(out: &mut String, row: &Check) {
 }
 
 fn signature(out: &mut String, row: &Signature) {
-    out.push_str(&format!("<div class=\"signature\"><div class=\"role\">{}</div><div class=\"line\">{}</div>", text(&row.role), text(&row.name)));
+    out.push_str(&format!(
+        "<div class=\"signature\"><div class=\"role\">{}</div><div class=\"line\">{}</div>",
+        text(&row.role),
+        text(&row.name)
+    ));
     if !row.key.is_empty() {
-        out.push_str(&format!("<div class=\"small\"><code>{}</code></div><div class=\"small\">{} UTC</div>", text(&row.key), text(&row.at)));
+        out.push_str(&format!(
+            "<div class=\"small\"><code>{}</code></div><div class=\"small\">{} UTC</div>",
+            text(&row.key),
+            text(&row.at)
+        ));
     }
     let word = if row.note.is_empty() { Cell::marked(row.mark, "signed") } else { Cell::marked(row.mark, row.note.as_str()) };
     out.push_str(&format!("<div class=\"small\">{}</div></div>\n", cell(&word)));

@@ -50,8 +50,12 @@ pub(crate) fn document(story: &Story<'_>) -> Result<Document, DocsError> {
         (signed == 2, format!("{signed} of 2 signatures")),
         (facts.review.as_ref().is_some_and(|(r, ..)| r.participants.iter().any(|p| !p.trim().is_empty())), "written by people".into()),
     ];
-    let deliverables: Vec<Deliverable> =
-        PAPERS.iter().skip(1).zip(notes).map(|((document, title), (complete, note))| Deliverable { document, title, complete, note }).collect();
+    let deliverables: Vec<Deliverable> = PAPERS
+        .iter()
+        .skip(1)
+        .zip(notes)
+        .map(|((document, title), (complete, note))| Deliverable { document, title, complete, note })
+        .collect();
     let data = Data {
         deliverables,
         open: open.iter().map(|o| (o.item.clone(), o.what.clone())).collect(),
@@ -82,10 +86,12 @@ pub(crate) fn document(story: &Story<'_>) -> Result<Document, DocsError> {
         let closed = facts.given.closed.as_ref().map(|(at, by)| format!("Nothing: closed by {by}, {}.", moment_utc(*at)));
         sheet.text(closed.unwrap_or_else(|| format!("Nothing: {}", story.command("close", "").trim_end())));
     }
-    let row = |o: &crate::Open| Check { item: o.item.as_str().into(), title: o.what.as_str().into(), mark: Mark::Open, ..Check::default() };
-    sheet.checks(open.iter().map(row).collect());
+    sheet.checks(crate::open::checks(&open));
     sheet.h2("How to Check These Papers");
     sheet.text("Every document ends with the journal's head: sequence number and hash of the last record that it knows. The hash covers all records before it, and agents remember the last head they saw, so that an edited, removed, reordered or cut-off journal shows.");
-    sheet.code("Checks chain and heads; then makes the same bytes again", &format!("tidegate audit verify\ntidegate docs {} --out DIR", facts.input.id));
+    sheet.code(
+        "Checks chain and heads; then makes the same bytes again",
+        &format!("tidegate audit verify\ntidegate docs {} --out DIR", facts.input.id),
+    );
     story.document(0, sheet, &data)
 }

@@ -36,7 +36,7 @@ pub const DOCUMENT_ITEMS: &[(&str, &str, &str)] = &[
     ("rollback-critical-error", "4-monitoring-verification", "Rollback Criteria: Critical error"),
     ("rollback-data-corruption", "4-monitoring-verification", "Rollback Criteria: Data corruption"),
     ("rollback-security-incident", "4-monitoring-verification", "Rollback Criteria: Security incident"),
-    ("downtime", "4-monitoring-verification", "Metrics Summary: Downtime"),
+    ("downtime", "4-monitoring-verification", "Downtime"),
     ("handoff-date", "5-operations-handoff", "Handoff Date"),
     ("handoff-from", "5-operations-handoff", "From"),
     ("handoff-to", "5-operations-handoff", "To"),

@@ -2,6 +2,7 @@
 //! test. `failure`: it ran and did not hold; `error`: the host failed and no test
 //! says why; `skipped`: not run. Properties say what was tested.
 
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -9,6 +10,7 @@ use alloc::vec::Vec;
 use tidegate_protocol::Cause;
 use tidegate_protocol::release::Suite;
 use tidegate_protocol::report::{SmokeResult, SmokeStatus};
+use tidegate_rollout::plan::Wave;
 use tidegate_rollout::record::TargetState;
 use tidegate_rollout::status::rfc3339;
 
@@ -32,10 +34,11 @@ pub(crate) fn render(story: &Story<'_>) -> String {
     let facts = &story.facts;
     let mut suites = String::new();
     let mut all = Counts::default();
+    let waves: BTreeMap<usize, &Wave> = facts.plan.waves.iter().map(|w| (w.index, w)).collect();
     for target in facts.targets.iter().filter(|t| t.origin.is_some()) {
         let mut own = Counts::default();
         let cases = cases(story, target, &mut own);
-        let stage = facts.plan.waves.iter().find(|w| w.component == target.component && w.hosts.contains(&target.host));
+        let stage = target.wave.and_then(|w| waves.get(&w));
         let planned = facts.plan.components.iter().find(|c| c.name == target.component);
         let running = target.proof.as_ref().and_then(|p| p.running_sha256);
         let properties: Vec<(&str, String)> = [

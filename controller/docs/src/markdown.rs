@@ -110,7 +110,7 @@ fn check(row: &Check) -> String {
     };
     let mut line = format!("- [{ticked}] {}{word}", escape(&row.title));
     if !row.item.is_empty() {
-        line.push_str(&format!(" `{}`", code(&row.item)));
+        line.push_str(&format!(" {}", code(&row.item)));
     }
     if !row.evidence.is_empty() {
         line.push_str(&format!(": {}", escape(&row.evidence)));
@@ -124,7 +124,7 @@ fn check(row: &Check) -> String {
 }
 
 fn cell(cell: &Cell) -> String {
-    let text = if cell.code && !cell.text.is_empty() { format!("`{}`", code(&cell.text)) } else { escape(&cell.text) };
+    let text = if cell.code && !cell.text.is_empty() { code(&cell.text) } else { escape(&cell.text) };
     match (cell.mark, text.as_str()) {
         (Mark::Plain, "") => "-".to_string(),
         (Mark::Plain, _) => text,
@@ -194,9 +194,11 @@ fn escape(text: &Text) -> String {
     out
 }
 
-/// Inside backticks: nothing ends it, and no cell of a table ends either.
+/// In backticks, where it is nothing but a name, a digest or a path.
 fn code(text: &Text) -> String {
-    text.as_str().trim().replace('`', "'").replace('|', "\\|")
+    let text_is = text.as_str().trim();
+    let plain = text_is.chars().all(|c| c.is_ascii_alphanumeric() || " -_.,:;/+=@~%#'\"(){}$".contains(c));
+    if plain { format!("`{text_is}`") } else { escape(text) }
 }
 
 /// Longer than any run of backticks inside.

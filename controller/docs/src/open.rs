@@ -2,12 +2,13 @@
 //! command that mends it.
 
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use tidegate_rollout::process::{HANDOFF_ROWS, SignRole};
 
 use crate::Open;
+use crate::model::{Check, Mark};
 use crate::story::Story;
 
 /// How a signature under the handoff stands.
@@ -54,11 +55,21 @@ pub(crate) fn known_issues<'a>(story: &'a Story<'_>) -> Option<&'a str> {
     own.or_else(|| story.facts.attested("known-issues").map(|(_, note, _)| note))
 }
 
+/// As boxes: what is missing, and under it the command.
+pub(crate) fn checks(open: &[Open]) -> Vec<Check> {
+    let of = |open: &Open| {
+        let (title, how) =
+            open.what.rsplit_once(": tidegate ").map_or((open.what.as_str(), String::new()), |(a, b)| (a, format!("tidegate {b}")));
+        Check { item: open.item.as_str().into(), title: title.into(), mark: Mark::Open, evidence: how.into(), ..Check::default() }
+    };
+    open.iter().map(of).collect()
+}
+
 /// All of it.
 pub(crate) fn of(story: &Story<'_>) -> Vec<Open> {
     let facts = &story.facts;
     let mut open = Vec::new();
-    let mut add = |item: &str, what: alloc::string::String| open.push(Open { item: item.to_string(), what });
+    let mut add = |item: &str, what: String| open.push(Open { item: item.to_string(), what });
     if !facts.state.is_terminal() {
         let wait = format!("tidegate rollout wait {} --for completed", facts.input.id);
         add("rollout-ended", format!("the rollout is {}: {wait}", facts.state));

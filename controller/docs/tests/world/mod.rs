@@ -299,7 +299,12 @@ impl Journal {
         let rows = vec![
             row("tested-in-staging", Section::Prerequisites, "Release candidate tested in staging", "completed there as shop-staging-9"),
             row("rollback-tested", Section::Prerequisites, "Rollback procedure tested", "drill shop-drill-7, 2 days ago: back in 45 s"),
-            row("artifacts-verified", Section::Artifacts, "Deployment artifacts built and verified", "2 components, signed by release@example.com"),
+            row(
+                "artifacts-verified",
+                Section::Artifacts,
+                "Deployment artifacts built and verified",
+                "2 components, signed by release@example.com",
+            ),
             row("checksums-recorded", Section::Artifacts, "Artifact checksums recorded", "2 files, sha256"),
             row("release-notes", Section::Documentation, "Release notes complete", "NOTES.md"),
             row("dashboards-ready", Section::Environment, "Monitoring dashboards ready", "https://grafana.example.com/d/shop answers 200"),
@@ -346,7 +351,12 @@ impl Journal {
         }
         self.say(Record::Step { step: Step::Baseline });
         self.after(300_000);
-        let of = |metric: &str, value: f64| Observed { metric: metric.into(), group: Group::Baseline, value: Some(number(value)), samples: 9_000 };
+        let of = |metric: &str, value: f64| Observed {
+            metric: metric.into(),
+            group: Group::Baseline,
+            value: Some(number(value)),
+            samples: 9_000,
+        };
         let values = vec![
             of("error_rate", 0.05),
             of("latency_p50", 80.0),
@@ -458,7 +468,8 @@ impl Journal {
                 ("host_memory", 61.0, 0.5),
             ] {
                 let value = base + swing * by + shift * by;
-                let changed = Observed { metric: metric.into(), group: Group::Changed, value: Some(number(value)), samples: 900 * (minute + 1) };
+                let changed =
+                    Observed { metric: metric.into(), group: Group::Changed, value: Some(number(value)), samples: 900 * (minute + 1) };
                 let control = Observed { group: Group::Control, value: Some(number(base - swing * by / 2.0)), ..changed.clone() };
                 values.extend([changed, control]);
             }
@@ -575,14 +586,20 @@ pub fn signed(principal: &str, key: usize) -> Signed {
     Signed {
         principal: principal.into(),
         key: format!("SHA256:key{key}Ab3dEf6hIj9kLm2nOp5qRs8tUv1wXy4zA7bC"),
-        signature: format!("-----BEGIN SSH SIGNATURE-----\nU1NIU0lHAAAAAQAAADMAAAALc3NoLWVkMjU1MTkAAAAg{key}\n-----END SSH SIGNATURE-----\n"),
+        signature: format!(
+            "-----BEGIN SSH SIGNATURE-----\nU1NIU0lHAAAAAQAAADMAAAALc3NoLWVkMjU1MTkAAAAg{key}\n-----END SSH SIGNATURE-----\n"
+        ),
         brought_by: principal.into(),
     }
 }
 
 /// A canary that everything is known of, handed over and closed.
 pub fn complete() -> Journal {
-    let mut j = Journal::new();
+    complete_of(Journal::new())
+}
+
+/// The same, of another plan or release.
+pub fn complete_of(mut j: Journal) -> Journal {
     j.prepared();
     j.stage(0, 30);
     j.stage(1, 60);
