@@ -112,7 +112,7 @@ fn told(world: &World) -> Result<BTreeMap<String, usize>> {
         Ok(same)
     })?;
     let mut told = BTreeMap::new();
-    for r in world.receiver.received().iter().filter(|r| r.taken() && r.method == "POST") {
+    for r in world.receiver.received().iter().filter(|r| r.taken() && r.method == "POST" && r.text().contains(ID)) {
         let what = [
             &r.json["text"],
             &r.json["event_action"],
@@ -125,6 +125,9 @@ fn told(world: &World) -> Result<BTreeMap<String, usize>> {
         *told.entry(format!("{} {}", r.path.split('/').nth(1).unwrap_or_default(), what.join(" | "))).or_default() += 1;
     }
     for mail in world.mail.iter().map(|mail| mail.mails()).collect::<Result<Vec<_>>>()?.into_iter().flatten() {
+        if !mail.text.contains(ID) {
+            continue;
+        }
         *told.entry(format!("mail {}", normalised(mail.header("subject")))).or_default() += 1;
     }
     Ok(told)

@@ -85,7 +85,9 @@ fn what_a_freeze_held_can_go_on_when_it_is_removed_or_when_a_named_person_says_s
     fleet.freeze("again", &[])?;
     fleet.wait_state(&id, "paused", SOON)?;
     let security = people.with("security")?;
-    fleet.go_past(&id, "freeze", "security", security, "I want to")?.expect_code(5)?;
+    // Not as security, and not by somebody who is not operations.
+    fleet.go_past(&id, "freeze", "security", security, "I want to")?.expect_code(2)?;
+    fleet.go_past(&id, "freeze", "operations", security, "I want to")?.expect_code(5)?;
     expect_state(&fleet.status(&id)?, "paused")?;
     fleet.go_past(&id, "freeze", "operations", people.with("operations")?, "agreed in CAB of 12-23")?.expect_code(0)?;
     // Someone may still have to say go.
