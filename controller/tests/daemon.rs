@@ -8,14 +8,19 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tidegate_controller::operator::client::{Client, ClientError, Part, Profile};
-use tidegate_controller::operator::doc::{HostDoc, HostState, ImportDoc, MissingDoc, PlanDoc, StartDoc, TokenDoc, UploadDoc};
-use tidegate_controller::operator::msg::{Blob, ErrorCode, Request, Until};
+use tidegate_controller::operator::doc::{
+    AuditDoc, HandoffDoc, HostDoc, HostState, ImportDoc, MissingDoc, PaperDoc, PayloadDoc, PlanDoc, StartDoc, TokenDoc, UploadDoc,
+};
+use tidegate_controller::operator::msg::{Blob, EXIT_PERSON, ErrorCode, Purpose, Request, Until};
 use tidegate_net::{Caller, FrameReceiver, FrameSender, Identity, Token, make_csr, quinn};
 use tidegate_protocol::limits::CONTROL_FRAME_BYTES_MAX;
 use tidegate_protocol::message::{EnrollReply, EnrollRequest, FetchHeader, FetchRequest, ToAgent, ToController, VERSIONS, VersionRange};
 use tidegate_protocol::metric::{MetricReading, Reading};
 use tidegate_protocol::report::{AgentFacts, HostFacts, Progress, Running, ServiceState};
-use tidegate_protocol::{Assignment, ComponentReport, Digest, Intent, Millis, Phase, Release, Report, RolloutId, Samples, Target};
+use tidegate_protocol::{
+    Assignment, ComponentReport, Digest, Intent, JournalHead, Millis, Phase, Release, Report, RolloutId, Samples, Target,
+};
+use tidegate_rollout::process::{Role, SignRole};
 use tidegate_rollout::replay::{ReplayDoc, ReplayOutcome};
 use tidegate_rollout::status::StatusDoc;
 use tidegate_rollout::{DrillScope, RolloutState, TargetState};
@@ -206,8 +211,19 @@ impl Agent {
             match self.hear().await {
                 ToAgent::Assign(assignment) => return assignment,
                 // Said after every welcome, and whenever it changes.
-                ToAgent::Watch(_) => {}
+                ToAgent::Watch(_) | ToAgent::Tasks(_) | ToAgent::Outages(_) | ToAgent::Head(_) => {}
                 other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The newest head, once it is at least that one.
+    async fn head(&mut self, seq: u64) -> JournalHead {
+        loop {
+            if let ToAgent::Head(head) = self.hear().await
+                && head.seq >= seq
+            {
+                return head;
             }
         }
     }
@@ -411,7 +427,7 @@ async fn an_agent_is_asked_to_measure_at_its_hello_and_an_older_one_never_is() {
     let asked = loop {
         match agent.hear().await {
             ToAgent::Watch(watches) if !watches.is_empty() => break watches,
-            ToAgent::Watch(_) | ToAgent::Assign(_) => {}
+            ToAgent::Watch(_) | ToAgent::Assign(_) | ToAgent::Tasks(_) | ToAgent::Outages(_) | ToAgent::Head(_) => {}
             other => panic!("{other:?}"),
         }
     };
@@ -608,6 +624,8 @@ async fn what_cannot_be_journaled_is_not_said() {
         match agent.recv.receive::<ToAgent>(CONTROL_FRAME_BYTES_MAX).await {
             // Of its hello.
             Ok(Some(ToAgent::Watch(watches))) if watches.is_empty() => {}
+            Ok(Some(ToAgent::Tasks(tasks))) if tasks.is_empty() => {}
+            Ok(Some(ToAgent::Outages(components))) if components.is_empty() => {}
             heard => break heard,
         }
     };
@@ -677,4 +695,150 @@ async fn hosts_are_no_operators_and_viewers_only_look() {
     let denied = refusal(&guest, Request::HostDrain { host: "a".parse().unwrap(), reason: String::new() }).await;
     assert_eq!(denied.code, ErrorCode::Denied);
     assert_eq!(host_a(&client).await.state, HostState::Offline, "nothing changed");
+}
+
+/// A key of `name` in `dir`, and its line for the file of signers.
+fn key(dir: &Path, name: &str) -> String {
+    let done = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]).arg(dir.join(name)).status();
+    assert!(done.expect("ssh-keygen; install openssh-client").success());
+    format!("{name} {}", std::fs::read_to_string(dir.join(name).with_extension("pub")).unwrap())
+}
+
+/// A signature of `name` over what that purpose wants of `of`, given for `id`.
+async fn signed(client: &Client, dir: &Path, name: &str, purpose: &Purpose, of: &RolloutId, id: &RolloutId) -> Request {
+    let payload: PayloadDoc = document(client, Request::Payload { id: of.clone(), purpose: purpose.clone() }).await;
+    let signature = tidegate_net::ssh::sign(&dir.join(name), &payload.namespace, payload.payload.as_bytes()).unwrap();
+    Request::RolloutSign { id: id.clone(), purpose: purpose.clone(), signature }
+}
+
+/// All parts of an answer.
+async fn parts(client: &Client, request: Request) -> Vec<String> {
+    let (mut frames, mut all) = (client.ask(&request).await.unwrap(), Vec::new());
+    loop {
+        match frames.next().await.unwrap() {
+            Part::Document(text) | Part::Event(text) => all.push(text),
+            Part::End(_) => return all,
+        }
+    }
+}
+
+#[tokio::test]
+async fn people_sign_papers_are_kept_and_hosts_witness_the_journal() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, keys) = (init(parent.path()), parent.path());
+    let signers: String = ["lee", "admin", "ops"].map(|name| key(keys, name)).concat();
+    std::fs::write(dir.join("signers"), signers).unwrap();
+    let config = dir.join("controller.toml");
+    let roles = "roles = { lee = \"security\", admin = [\"security\", \"lead\"], ops = \"ops-lead\" }";
+    let text = std::fs::read_to_string(&config).unwrap();
+    let more = format!("\n[environments.production]\napprovals = [\"security\"]\n[approvers]\nallowed_signers = \"signers\"\n{roles}\n");
+    std::fs::write(&config, text + &more).unwrap();
+    let mut controller = Controller::start(&dir, None).await;
+    let client = controller.operator().await;
+    let identity = enroll(&controller.addr(), &token(&client, "a").await, "a").await.unwrap();
+    import(&client, "1").await;
+    import(&client, "2").await;
+    let mut agent = Agent::connect(&controller.addr(), &identity, "boot", vec![]).await;
+    let production = |version: &str, run: &str| {
+        let (spec_text, file_name) = plan(version);
+        let spec_text = format!("{spec_text}environment = \"production\"\n");
+        Request::RolloutStart { spec_text, file_name, run_id: Some(run.parse().unwrap()), confirm: None }
+    };
+
+    // Somebody is waited for, and nothing is ordered.
+    let one: StartDoc = document(&client, production("1", "one")).await;
+    assert_eq!(status(&client, &one.id).await.state, RolloutState::AwaitingApproval);
+    let mut watching = client.ask(&Request::RolloutWatch { id: one.id.clone(), after_seq: 0, stop_at_person: true }).await.unwrap();
+    let exit = loop {
+        if let Part::End(exit) = watching.next().await.unwrap() {
+            break exit;
+        }
+    };
+    assert_eq!(exit, EXIT_PERSON);
+
+    // Whoever started it does not approve it, and a signature is for one rollout only.
+    let approve = Purpose::Approve(Role::Security);
+    let own = refusal(&client, signed(&client, keys, "admin", &approve, &one.id, &one.id).await).await;
+    assert!(own.code == ErrorCode::Refused && own.message.contains("must not approve"), "{own:?}");
+    let other = Request::Payload { id: one.id.clone(), purpose: Purpose::Approve(Role::Cab) };
+    assert_eq!(refusal(&client, other).await.code, ErrorCode::Conflict, "nobody asked for that");
+    let for_one = signed(&client, keys, "lee", &approve, &one.id, &one.id).await;
+    let _: StatusDoc = document(&client, for_one.clone()).await;
+    for _ in 0..4 {
+        let assignment = agent.assignment().await;
+        agent.obey(&assignment).await;
+    }
+    let wait = Request::RolloutWait { id: one.id.clone(), until: vec![], timeout: Some(Millis::from_secs(30)) };
+    assert_eq!(document::<StatusDoc>(&client, wait).await.state, RolloutState::Completed);
+    let two: StartDoc = document(&client, production("2", "two")).await;
+    let Request::RolloutSign { signature, .. } = for_one else { unreachable!() };
+    let again = refusal(&client, Request::RolloutSign { id: two.id.clone(), purpose: approve, signature }).await;
+    assert!(again.cause.as_deref().is_some_and(|c| c.contains("does not fit the message")), "{again:?}");
+    assert_eq!(status(&client, &two.id).await.state, RolloutState::AwaitingApproval);
+
+    // Papers of the one that ended.
+    let note = Request::RolloutNote { id: one.id.clone(), text: "support was told".into(), resolves: None };
+    let _: StatusDoc = document(&client, note).await;
+    let item = |item, what: Option<&str>, status: Option<&str>| Request::RolloutItem {
+        id: one.id.clone(),
+        item,
+        what: what.map(str::to_owned),
+        owner: what.map(|_| "ravi".to_owned()),
+        status: status.map(str::to_owned),
+        eta: None,
+    };
+    let first: HandoffDoc = document(&client, item(None, Some("raise the limit"), None)).await;
+    assert!(!first.open.is_empty());
+    assert_eq!(refusal(&client, item(Some(7), None, Some("done"))).await.code, ErrorCode::NotFound);
+    let lead = Purpose::Handoff(SignRole::Lead);
+    let handed: HandoffDoc = document(&client, signed(&client, keys, "admin", &lead, &one.id, &one.id).await).await;
+    assert!(handed.signed.len() == 1 && handed.signed[0].current, "{:?}", handed.signed);
+    // A change of what is handed over asks for a new signature.
+    let changed: HandoffDoc = document(&client, item(Some(1), None, Some("done"))).await;
+    assert!(changed.document != handed.document && !changed.signed[0].current, "{:?}", changed.signed);
+    let wrong = refusal(&client, signed(&client, keys, "lee", &Purpose::Handoff(SignRole::OpsLead), &one.id, &one.id).await).await;
+    assert!(wrong.message.contains("ops-lead"), "{wrong:?}");
+    let open = refusal(&client, Request::RolloutClose { id: one.id.clone() }).await;
+    assert!(open.code == ErrorCode::Refused && open.cause.is_some(), "{open:?}");
+    let papers = parts(&client, Request::RolloutDocs { id: one.id.clone() }).await;
+    let names: Vec<String> = papers.iter().map(|p| serde_json::from_str::<PaperDoc>(p).unwrap().name).collect();
+    assert!(names.len() >= 6, "{names:?}");
+    assert_eq!(parts(&client, Request::RolloutDocs { id: one.id.clone() }).await, papers, "the same journal makes the same bytes");
+    let template: PaperDoc =
+        document(&client, Request::RolloutReview { id: one.id.clone(), review_text: None, file_name: String::new() }).await;
+    let review = Request::RolloutReview { id: one.id.clone(), review_text: Some(template.text), file_name: "review.toml".into() };
+    let _: StatusDoc = document(&client, review).await;
+
+    // The chain holds, and the host remembers its head.
+    let exported = parts(&client, Request::AuditExport { after_seq: 0, rollout: None }).await;
+    let head = agent.head(exported.len() as u64).await;
+    agent.send.send(&ToController::Head(head), CONTROL_FRAME_BYTES_MAX).await.unwrap();
+    let audit = eventually("the host is a witness", || async {
+        Some(document::<AuditDoc>(&client, Request::AuditVerify).await).filter(|a| a.witnesses == 1)
+    })
+    .await;
+    assert!(audit.ok && audit.records >= exported.len() as u64, "{audit:?}");
+    let last: serde_json::Value = serde_json::from_str(exported.last().unwrap()).unwrap();
+    assert_eq!(last["seq"].as_u64(), Some(exported.len() as u64));
+    let only = parts(&client, Request::AuditExport { after_seq: 0, rollout: Some(one.id.clone()) }).await;
+    assert!(only.len() < exported.len() && only.iter().all(|line| line.contains("\"rollout\":\"one\"")));
+
+    // Its end is cut off while nobody looks: the controller starts, the host knows better.
+    assert!(controller.terminate().success());
+    let journal = dir.join("journal.sqlite");
+    let removed =
+        rusqlite::Connection::open(&journal).unwrap().execute(&format!("DELETE FROM journal WHERE seq >= {}", head.seq), []).unwrap();
+    assert!(removed >= 1);
+    assert_eq!(tidegate_controller::store::verify_file(&journal).unwrap().bad, None);
+    let controller = Controller::start(&dir, None).await;
+    let client = controller.operator().await;
+    let mut agent = Agent::connect(&controller.addr(), &identity, "boot", agent.said.clone()).await;
+    agent.send.send(&ToController::Head(head), CONTROL_FRAME_BYTES_MAX).await.unwrap();
+    let audit = eventually("the host tells", || async {
+        Some(document::<AuditDoc>(&client, Request::AuditVerify).await).filter(|a| a.witnesses == 1)
+    })
+    .await;
+    assert!(!audit.ok && audit.findings.iter().any(|f| f.starts_with("a: it remembers")), "{audit:?}");
+    let log = std::fs::read_to_string(dir.join("log")).unwrap();
+    assert!(log.contains("memory of the journal does not fit"), "{log}");
 }

@@ -84,7 +84,7 @@ impl State {
     }
 
     /// All that is to be checked outside of the core, if it changed.
-    pub(super) fn to_check(&mut self) -> Option<Vec<ToCheck>> {
+    pub(super) fn checks_wanted(&mut self) -> Option<Vec<ToCheck>> {
         let of = |rollout: &Rollout| {
             let plan = rollout.plan();
             let manifest: Digest = plan.release.manifest;

@@ -292,7 +292,7 @@ impl State {
             Input::Notified(outcome) => {
                 // An id may have been used again meanwhile: then it is not of this one.
                 if self.rollouts.get(&outcome.rollout).is_some_and(|e| e.rollout.times().0 == outcome.since) {
-                    let result = outcome.result.as_ref().map(|()| ()).map_err(String::as_str);
+                    let result = outcome.result.as_ref().map_err(String::as_str).copied();
                     self.tell(now, &outcome.rollout, Event::Notified { key: &outcome.key, route: &outcome.route, result });
                 }
             }
@@ -566,7 +566,7 @@ impl State {
         outcome.sends.extend(retask.into_iter().filter(there).map(|host| (host.clone(), Word::Tasks(self.task_orders(&host)))));
         outcome.sends.extend(reprobe.into_iter().filter(there).map(|host| (host.clone(), Word::Outages(self.probed(&host)))));
         outcome.fetches = self.fetches();
-        outcome.to_check = self.to_check();
+        outcome.to_check = self.checks_wanted();
         outcome.fleet = std::mem::take(&mut self.batch.fleet);
         outcome.changes = std::mem::take(&mut self.batch.changes);
         outcome.replies = std::mem::take(&mut self.batch.replies);

@@ -114,7 +114,10 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
     use tidegate_protocol::{Digest, HostName, Millis, RolloutId};
+    use tidegate_rollout::process::Role as Approver;
     use tidegate_rollout::{DrillScope, Verb};
+
+    use crate::operator::msg::Purpose;
 
     fn who(role: Role, roles: &[&str]) -> PeerIdentity {
         PeerIdentity {
@@ -161,7 +164,24 @@ mod tests {
             (Request::RolloutVerb { id: id.clone(), verb: Verb::Halt, reason: reason.clone() }, Needs::Operator),
             (Request::RolloutDeclare { id: id.clone(), what: String::new(), reason: reason.clone() }, Needs::Operator),
             (Request::RolloutAttest { id: id.clone(), item: String::new(), note: reason }, Needs::Operator),
-            (Request::RolloutExplain { id }, Needs::Viewer),
+            (Request::RolloutExplain { id: id.clone() }, Needs::Viewer),
+            (Request::Payload { id: id.clone(), purpose: Purpose::Approve(Approver::Cab) }, Needs::Viewer),
+            (Request::RolloutSign { id: id.clone(), purpose: Purpose::Approve(Approver::Cab), signature: String::new() }, Needs::Operator),
+            (Request::RolloutNote { id: id.clone(), text: String::new(), resolves: None }, Needs::Operator),
+            (Request::RolloutItem { id: id.clone(), item: None, what: None, owner: None, status: None, eta: None }, Needs::Operator),
+            (Request::RolloutHandoff { id: id.clone() }, Needs::Viewer),
+            (Request::RolloutReview { id: id.clone(), review_text: None, file_name: String::new() }, Needs::Operator),
+            (Request::RolloutClose { id: id.clone() }, Needs::Operator),
+            (Request::RolloutDocs { id: id.clone() }, Needs::Viewer),
+            (
+                Request::FreezeAdd { reason: String::new(), from: None, until: None, environment: None, selector: String::new() },
+                Needs::Operator,
+            ),
+            (Request::FreezeList { all: true }, Needs::Viewer),
+            (Request::FreezeRemove { freeze: 1, reason: String::new() }, Needs::Operator),
+            (Request::NotifyTest { routes: vec![] }, Needs::Operator),
+            (Request::AuditVerify, Needs::Viewer),
+            (Request::AuditExport { after_seq: 0, rollout: Some(id) }, Needs::Viewer),
         ]
     }
 

@@ -152,7 +152,7 @@ fn changed(entries: &[Entry], change: ItemChange, by: &str, id: &RolloutId) -> R
     if number > ITEMS_MAX {
         return Err(ErrorDoc::new(ErrorCode::Refused, format!("{id} has {ITEMS_MAX} items, more are not kept")));
     }
-    let before = items().filter(|(n, ..)| Some(*n) == change.item).last();
+    let before = items().rfind(|(n, ..)| Some(*n) == change.item);
     if change.item.is_some() && before.is_none() {
         return Err(ErrorDoc::new(ErrorCode::NotFound, format!("{id} has no item {number}"))
             .fix(format!("`tidegate rollout item {id} list` shows them")));
