@@ -9,7 +9,7 @@ use tidegate_protocol::{Millis, Timestamp};
 
 use super::verbs::VerbError;
 use super::{Action, Rollout, TargetRun};
-use crate::process::{ChangeType, Fit, Given, HANDOFF_ROWS, Opening, Override, PAPER_ROWS, REMIND_EVERY, Role, Row, Signed, approval_item};
+use crate::process::{Fit, Given, HANDOFF_ROWS, Opening, Override, PAPER_ROWS, REMIND_EVERY, Role, Row, Signed, approval_item};
 use crate::record::{Record, RolloutState, Step, TargetState};
 
 /// What the driver knows of a rollout when it is submitted.
@@ -135,7 +135,8 @@ impl Rollout {
 
     /// A window or a freeze binds this rollout at all.
     fn binds(&self, what: Override) -> bool {
-        let emergency = self.plan.process.change.as_ref().is_some_and(|c| c.kind == ChangeType::Emergency);
+        // The word alone opens nothing: somebody must have signed for it.
+        let emergency = crate::readiness::is_emergency(&self.plan) && !self.given.approvals.is_empty();
         !emergency && !self.given.overridden.contains_key(&what)
     }
 

@@ -16,6 +16,7 @@ mod gates;
 mod mend;
 mod observe;
 mod observers;
+mod open;
 mod outages;
 mod switching;
 mod target;
@@ -31,7 +32,7 @@ use alloc::vec::Vec;
 use tidegate_protocol::metric::Reading;
 use tidegate_protocol::{Assignment, ComponentName, Generation, HostName, Millis, RolloutId, TaskRun, Timestamp};
 
-use crate::gate::{Judgement, Observed, Verdict};
+use crate::gate::{Observed, Verdict};
 use crate::plan::Plan;
 use crate::process::Given;
 use crate::record::{Origin, Record, RolloutState, Step, TargetState, Verb};
@@ -40,6 +41,8 @@ use crate::status::Drilled;
 pub use begin::Brought;
 pub use event::{Action, Event};
 pub use observers::{Fetch, FetchFrom, Fetched};
+use open::Freed;
+pub(crate) use open::{GateRun, Investigation, Judged};
 pub(crate) use target::{Contact, Live, Order, TargetRun};
 pub use verbs::VerbError;
 
@@ -157,47 +160,6 @@ pub struct Rollout {
     /// When deadlines were last looked at. Reports must not move it: in a large
     /// fleet one comes more often than a look is due.
     looked_at: Timestamp,
-}
-
-/// What ended a pause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Freed {
-    /// A person's word.
-    By(Verb),
-    /// What held it went away.
-    ByItself,
-}
-
-/// An open gate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct GateRun {
-    pub(crate) wave: usize,
-    pub(crate) opened_at: Timestamp,
-    /// Moved by pauses.
-    pub(crate) ends_at: Timestamp,
-    pub(crate) extended: bool,
-    /// Its clock stands since then.
-    pub(crate) held_since: Option<Timestamp>,
-}
-
-/// A trigger that pauses, pages and waits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Investigation {
-    pub(crate) trigger: usize,
-    pub(crate) since: Timestamp,
-    pub(crate) until: Timestamp,
-    after: Millis,
-    pub(crate) acked: bool,
-    acked_at: Timestamp,
-}
-
-/// The last verdict journaled for a stage.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Judged {
-    pub(crate) at: Timestamp,
-    pub(crate) wave: usize,
-    pub(crate) verdict: Verdict,
-    pub(crate) judgements: Vec<Judgement>,
 }
 
 impl Rollout {

@@ -216,18 +216,15 @@ fn an_undo_that_began_is_waited_for_whatever_is_heard_of_its_task() {
     let mut world = fleet_with(1, ROLLING, with_tasks(vec![task("backup")]), |w| w.task_ends = ends.into());
     world.verb(Verb::Rollback).unwrap();
     assert_eq!((world.state(), runs(&world).len()), (RolloutState::RollingBack, 2));
-    let report = |what, state| {
-        let known = TaskReport {
-            rollout: "r1".parse().unwrap(),
-            index: 0,
-            what,
-            attempt: 1,
-            state,
-            note: "late".into(),
-            started_at_unix_ms: 1,
-            duration_ms: 1,
-        };
-        known
+    let report = |what, state| TaskReport {
+        rollout: "r1".parse().unwrap(),
+        index: 0,
+        what,
+        attempt: 1,
+        state,
+        note: "late".into(),
+        started_at_unix_ms: 1,
+        duration_ms: 1,
     };
     world.handle(Event::Task(&name(1), &report(Run, Failed))).unwrap();
     assert_eq!(world.state(), RolloutState::RollingBack);

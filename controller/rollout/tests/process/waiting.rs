@@ -318,9 +318,20 @@ fn an_optional_approval_is_given_or_said_to_be_not_applicable() {
 }
 
 #[test]
+fn the_word_emergency_opens_nothing_that_nobody_signed_for() {
+    let plan = format!("{ROLLING}{WINDOW}{}", change("emergency", "low"));
+    let world = fleet(2, &plan, in_windows(&[opening(500, 600)], 20, 5));
+    assert_eq!(world.state(), RolloutState::Scheduled);
+}
+
+#[test]
 fn an_emergency_crosses_a_closed_window() {
     let plan = format!("{ROLLING}{WINDOW}{}", change("emergency", "low"));
-    let mut world = fleet(2, &plan, in_windows(&[opening(500, 600)], 20, 5));
+    let mut process = in_windows(&[opening(500, 600)], 20, 5);
+    process.around.approvals = [Role::Security].to_vec();
+    let mut world = fleet(2, &plan, process);
+    assert_eq!(world.state(), RolloutState::AwaitingApproval);
+    world.approve(Role::Security, "eve").unwrap();
     assert_eq!(world.state(), RolloutState::Completed);
     world.freeze(Some("none of its business"));
     assert_eq!(world.state(), RolloutState::Completed);

@@ -8,6 +8,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Reversible, idempotent, with an undo; how the attempts of run and undo end.
+type AskedTask = (bool, bool, bool, Vec<TaskState>, Vec<TaskState>);
+
 /// What a plan and its environment ask.
 #[derive(Clone, Debug)]
 struct Asked {
@@ -22,8 +25,7 @@ struct Asked {
     attest: bool,
     row: Option<RowVerdict>,
     start_by: bool,
-    /// Reversible, idempotent, with an undo; how run and undo end.
-    tasks: Vec<(bool, bool, bool, Vec<TaskState>, Vec<TaskState>)>,
+    tasks: Vec<AskedTask>,
     bad_host: Option<u8>,
 }
 
