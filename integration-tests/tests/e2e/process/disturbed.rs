@@ -18,8 +18,8 @@ use tidegate_integration_tests::wait::{hold, wait_for};
 use tidegate_integration_tests::{Fleet, Plan};
 
 use super::papers::normalised;
-use super::run::{HOLD, ID, close, complete, hand_over, load, plan, submit};
-use super::{World, plain, with_tasks};
+use super::run::{HOLD, ID, approve_all, close, hand_over, load, plan_with, submit};
+use super::{HOSTS, World, plain, with_tasks};
 use crate::{Result, SOON};
 
 /// Kills of one run.
@@ -36,7 +36,9 @@ struct Left {
 /// The whole run, by people who insist.
 fn walk(operator: &Operator, plan: &Plan, people: &People) -> Result {
     submit(operator, plan)?;
-    complete(operator, people)?;
+    operator.wait_state(ID, "awaiting-approval", SOON)?;
+    approve_all(operator, people, ID)?;
+    operator.wait_state(ID, "completed", SOON)?;
     hand_over(operator, people)?;
     close(operator).map(drop)
 }
@@ -46,7 +48,9 @@ fn run(seed: Option<u64>) -> Result<Left> {
     world.ship(&plain("1.0.0"))?;
     world.fleet.import(&with_tasks("2.0.0"))?;
     let traffic = load(&world)?;
-    let plan = plan(&world);
+    // Nobody is asked in the middle: how late a person answers is no matter of the controller.
+    // Observed long enough that what is left of it after a restart still decides.
+    let plan = plan_with(&world, "5s", "", "watch = \"5s\"");
     let operator: Operator = (*world.fleet).clone();
     match seed {
         None => walk(&operator, &plan, &world.people)?,
@@ -159,11 +163,34 @@ fn a_controller_that_dies_again_and_again_loses_no_message_and_writes_the_same_d
     for ((name, a), (_, b)) in calm.papers.each().zip(stormy.papers.each()) {
         // The HTML is made from the same model; its charts are drawn from samples.
         if name.ends_with(".md") || name.ends_with(".xml") {
-            differ.extend(difference(&normalised(a), &normalised(b)).map(|line| format!("{name}: {line}")));
+            let (a, b) = (normalised(&without_chance(a)), normalised(&without_chance(b)));
+            differ.extend(difference(&a, &b).map(|line| format!("{name}: {line}")));
         }
     }
     ensure!(differ.is_empty(), "the documents differ in more than times:\n{}", differ.join("\n"));
     Ok(())
+}
+
+/// Without downtime: whether a probe met a restart of some milliseconds, and of
+/// which host, is chance. So is which of five hosts on one disk has least room.
+fn without_chance(text: &str) -> String {
+    let mut inside = false;
+    let keeps = |line: &&str| {
+        if line.starts_with("## ") {
+            inside = line.starts_with("## Downtime");
+        }
+        !inside && !line.contains("**Downtime:**")
+    };
+    let lines: String = text.lines().filter(keeps).map(|line| format!("{line}\n")).collect();
+    // A check that took no millisecond shows no duration.
+    let lines: String = lines.lines().map(|line| format!("{}\n", without_duration(line))).collect();
+    (1..=HOSTS).fold(lines, |lines, number| lines.replace(&format!("free (h{number})"), "free"))
+}
+
+/// The row of a table without a duration of milliseconds in its last column.
+fn without_duration(line: &str) -> String {
+    let row = line.strip_suffix(" ms |").and_then(|row| row.rsplit_once('|'));
+    row.map_or_else(|| line.to_owned(), |(row, _)| format!("{row}| - |"))
 }
 
 /// The lines that only one of two texts has.

@@ -35,11 +35,14 @@ pub(crate) fn load(world: &World) -> Result<Load> {
 /// The guide's plan, scaled down: approvals, window, contacts, three stages with
 /// one attestation, triggers, notifications, the change request.
 pub(crate) fn plan(world: &World) -> Plan {
-    plan_ending(world, "watch = \"1s\"")
+    plan_with(world, "1s", ATTEST, "watch = \"1s\"")
 }
 
-/// The same; the last stage is observed as `last` says.
-pub(crate) fn plan_ending(world: &World, last: &str) -> Plan {
+/// What the guide's canary asks a person.
+pub(crate) const ATTEST: &str = "attest = [\"no-customer-complaints\"]";
+
+/// The same; the canary is observed for `bake` and asks `attest`, the last stage is observed as `last` says.
+pub(crate) fn plan_with(world: &World, bake: &str, attest: &str, last: &str) -> Plan {
     let approvals = ["tech-lead", "security", "operations"].map(|role| format!("[[approval]]\nrole = \"{role}\"\n")).concat();
     Plan::to("shop@2.0.0", "canary", BOTH)
         .line("environment = \"production\"")
@@ -51,11 +54,7 @@ pub(crate) fn plan_ending(world: &World, last: &str) -> Plan {
         .analysis("window = \"5s\"")
         .metric("error_rate", &[&SCRAPED[..4], &["min_samples = 20"]].concat())
         .metric("latency", LATENCY)
-        .stage_with(
-            "Canary",
-            34,
-            &["bake = \"1s\"", "success = [\"error_rate < 0.1%\", \"critical_errors == 0\"]", "attest = [\"no-customer-complaints\"]"],
-        )
+        .stage_with("Canary", 34, &[&format!("bake = \"{bake}\""), "success = [\"error_rate < 0.1%\", \"critical_errors == 0\"]", attest])
         .stage_with("Full", 100, &[last, "success = [\"error_rate < 0.1%\"]"])
         .trigger("error_rate > 1%", "rollback", &["min_samples = 20"])
         .trigger("critical_errors > 0", "rollback", &[])
@@ -125,14 +124,6 @@ pub(crate) fn misses(status: &Value, item: &str) -> bool {
 pub(crate) fn submit(operator: &Operator, plan: &Plan) -> Result {
     let file = operator.plan_file(plan)?;
     done(operator, &["rollout", "start", "-f", &file, "--detach", "--run-id", ID], &[])
-}
-
-/// From submitted to completed: approvals, the stage's attestation.
-pub(crate) fn complete(operator: &Operator, people: &People) -> Result<Value> {
-    operator.wait_state(ID, "awaiting-approval", SOON)?;
-    approve_all(operator, people, ID)?;
-    attest_stage(operator)?;
-    operator.wait_state(ID, "completed", SOON)
 }
 
 /// Vouches for the canary once it is observed.

@@ -62,7 +62,6 @@ fn a_rollout_waits_for_its_window_and_stops_at_its_end() -> Result {
     expect_state(&settled, "paused")?;
     let confirmed = in_state(&settled, "confirmed").len();
     ensure!((2..5).contains(&confirmed), "{confirmed} hosts were finished: {settled:#}");
-    world.receiver.quiet("/slack", 0, super::run::HOLD)?;
 
     let refused = fleet.cli(&["rollout", "resume", &id])?;
     ensure!(refused.code != 0 && refused.said().contains("window"), "{refused}");
