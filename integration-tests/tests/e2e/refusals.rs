@@ -156,9 +156,17 @@ fn file_with(dir: &Path, bytes: &[u8]) -> Result<PathBuf> {
     bail!("the file is not below {}", dir.display())
 }
 
+#[derive(Clone, Copy)]
+enum FoundBy {
+    Depot,
+    Hosts,
+}
+
 /// Imports 2.0.0 with a big file, does something to that file in the depot, and
-/// expects that no service notices.
-fn depot_trouble(spoil: impl Fn(&mut Vec<u8>)) -> Result {
+/// expects that no service notices. A file of another size is found by the
+/// controller's own look at its depot, before there is a rollout; other bytes by
+/// the hosts, which hash them.
+fn depot_trouble(found_by: FoundBy, spoil: impl Fn(&mut Vec<u8>)) -> Result {
     const SIZE: usize = 300_000;
     let fleet = Fleet::start(2)?;
     fleet.ship(&Release::good("1.0.0"))?;
@@ -173,9 +181,17 @@ fn depot_trouble(spoil: impl Fn(&mut Vec<u8>)) -> Result {
 
     let poller = fleet.poll(Duration::from_millis(50));
     let output = fleet.roll(&Plan::new("shop@2.0.0", "rolling").limit("max_failed_hosts = 0"))?.expect_code(5)?;
-    output.expect_said("h1").or_else(|_| output.expect_said("h2"))?;
-    let status = fleet.newest_status()?;
-    assert_eq!(status["state"], "refused", "{status:#}");
+    match found_by {
+        FoundBy::Depot => {
+            output.expect_said("artifacts-verified")?;
+            assert_eq!(fleet.json(&["rollout", "list"])?.as_array().map(Vec::len), Some(1), "only the first release's rollout is there");
+        }
+        FoundBy::Hosts => {
+            output.expect_said("h1").or_else(|_| output.expect_said("h2"))?;
+            let status = fleet.newest_status()?;
+            assert_eq!(status["state"], "refused", "{status:#}");
+        }
+    }
     let misses = poller.finish();
     assert!(misses.is_empty(), "{misses:?}");
     assert_eq!(before, fleet.observed("api")?);
@@ -184,17 +200,17 @@ fn depot_trouble(spoil: impl Fn(&mut Vec<u8>)) -> Result {
 
 #[test]
 fn an_artifact_with_one_flipped_byte() -> Result {
-    depot_trouble(|bytes| bytes[1234] ^= 1)
+    depot_trouble(FoundBy::Hosts, |bytes| bytes[1234] ^= 1)
 }
 
 #[test]
 fn an_artifact_that_is_too_short() -> Result {
-    depot_trouble(|bytes| bytes.truncate(bytes.len() - 1))
+    depot_trouble(FoundBy::Depot, |bytes| bytes.truncate(bytes.len() - 1))
 }
 
 #[test]
 fn an_artifact_that_is_too_long() -> Result {
-    depot_trouble(|bytes| bytes.push(0))
+    depot_trouble(FoundBy::Depot, |bytes| bytes.push(0))
 }
 
 #[test]
