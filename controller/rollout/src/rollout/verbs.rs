@@ -221,6 +221,11 @@ impl Rollout {
             return Err(self.refused_word("attest", format!("{item} is attested while the gate that asks for it is open")));
         }
         self.append(now, Record::Attested { item: item.into(), by: by.into(), note: note.into() });
+        // A person was asked, and this is the answer.
+        let free = self.paused_by.is_none() && self.investigation.is_none() && self.blind_since.is_none();
+        if self.asked_at.is_some() && free && matches!(self.gate_verdict(now), Some((Verdict::Pass, _))) {
+            self.pass_by(now, GateStep::Passed, format!("every criterion holds since {by} attested {item}"));
+        }
         Ok(())
     }
 }

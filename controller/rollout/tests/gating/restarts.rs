@@ -66,3 +66,17 @@ fn a_restart_at_any_record_comes_to_the_same_end() {
         }
     }
 }
+
+#[test]
+fn an_attestation_answers_the_question_that_asked_for_it() -> R {
+    let tables = "[[stage]]\nname = \"one\"\npercent = 50\nbake = \"40s\"\nsuccess = [\"error_rate < 0.1%\"]\nattest = [\"no-customer-complaints\"]\n\
+                  [[stage]]\nname = \"all\"\npercent = 100\nbake = \"40s\"\nsuccess = [\"error_rate < 0.1%\"]\n";
+    let mut world = World::new(4, &["api"], &plan("strategy = \"canary\"", "", tables));
+    world.until("a person is asked", 150, |w| w.gate_steps().contains(&GateStep::Asked));
+    assert_eq!((world.state(), world.changed()), (RolloutState::Paused, 2));
+    world.handle(Event::Attested { item: "no-customer-complaints", by: "dana", note: "asked support" })?;
+    assert_eq!(world.state(), RolloutState::Running);
+    world.run();
+    world.until_state(RolloutState::Completed, 90);
+    Ok(())
+}
