@@ -146,8 +146,11 @@ impl Config {
         let approvers = file.approvers.map(|a| Approvers::parse(a, base)).transpose();
         let approvers = approvers.map_err(|message| ConfigError::Value { path: path.into(), key: "approvers", message })?;
         let sources = sources(file.sources, base).map_err(|message| ConfigError::Value { path: path.into(), key: "sources", message })?;
-        let routes = Routes::parse(file.routes.unwrap_or_default(), base)
-            .map_err(|message| ConfigError::Value { path: path.into(), key: "routes", message })?;
+        let routes = Routes::parse(file.routes.unwrap_or_default(), base).map_err(|message| ConfigError::Value {
+            path: path.into(),
+            key: "routes",
+            message,
+        })?;
         Ok(Self { listen: file.listen, state, threshold: file.trust.threshold, sources, environments, approvers, routes })
     }
 
@@ -233,7 +236,10 @@ mod tests {
             (GOOD.replace("0.0.0.0:7443", "7443"), &["line 1"]),
             (GOOD.replace("threshold = 0", "threshold = 1"), &["trust.threshold", "threshold = 0"]),
             (format!("{GOOD}[routes.team]\nvia = \"slack\"\n"), &["routes: team.url_file", "url_env"]),
-            (format!("{GOOD}[environments.production]\nreadiness = [\"tested\"]\n"), &["environments: production.readiness", "tested-in-staging"]),
+            (
+                format!("{GOOD}[environments.production]\nreadiness = [\"tested\"]\n"),
+                &["environments: production.readiness", "tested-in-staging"],
+            ),
             (format!("{GOOD}[environments.production]\ndrills = \"14d\"\n"), &["line 6", "drills", "drill_max_age"]),
             ("state = \"x\"\n[trust]\nthreshold = 0\n".into(), &["listen"]),
         ] {

@@ -288,6 +288,13 @@ impl Registry {
         Some(known.and_then(|h| h.last_seen).unwrap_or_default().max(self.since + GRACE))
     }
 
+    /// This process has just begun to listen, and hosts that may well be there have
+    /// not said hello yet: what is known of them is no ground for a judgement.
+    #[must_use]
+    pub fn gathering(&self, now: Timestamp) -> bool {
+        now < self.since + GRACE && self.hosts.values().any(|h| h.session().is_none() && !h.revoked)
+    }
+
     /// Hosts in contact now.
     #[must_use]
     pub fn online(&self) -> BTreeSet<HostName> {

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::AgentFacts;
 use crate::{
-    Assignment, ComponentName, Digest, HostName, JournalHead, Outages, Report, Samples, SideAssignment, SidesReport, SwitchOrder, TaskOrder,
-    TaskReport, VarDigest, Watch,
+    Assignment, ComponentName, Digest, HostName, JournalHead, Outages, Report, Samples, SideAssignment, SidesReport, SwitchOrder,
+    TaskOrder, TaskReport, VarDigest, Watch,
 };
 
 /// ALPN of agents and operators with a certificate.

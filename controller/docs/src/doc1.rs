@@ -102,7 +102,7 @@ pub(crate) fn document(story: &Story<'_>) -> Result<Document, DocsError> {
         ("Deployment Lead", given(data.lead, "deployment-lead", "plan.toml: lead")),
         ("Environment", given(plan.environment.as_deref(), "environment", "plan.toml: environment")),
         ("Manifest", Cell::code(sha256(&plan.release.manifest))),
-        ("Plan", Cell::code(sha256(&plan.digest()))),
+        ("Plan", Cell::code(sha256(&facts.plan_digest))),
         ("Started by", Cell::new(facts.by)),
     ]);
     for section in

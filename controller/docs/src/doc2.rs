@@ -15,8 +15,8 @@ use crate::DocsError;
 use crate::fold::TargetFact;
 use crate::issues::Issue;
 use crate::model::{Cell, Document, Mark, Sheet};
-use crate::story::{Story, given};
-use crate::text::{clock, day, millis, moment_utc, sha256};
+use crate::story::{Story, duration, given};
+use crate::text::{clock, day, moment_utc, sha256};
 use crate::timeline;
 
 #[derive(Clone, Debug, Serialize)]
@@ -97,7 +97,7 @@ pub(crate) fn document(story: &Story<'_>) -> Result<Document, DocsError> {
             .collect(),
     };
     let mut sheet = Sheet::default();
-    let duration = facts.duration().map_or_else(|| Cell::open("deployment-complete", "it has not ended"), |d| Cell::new(millis(d)));
+    let duration = duration(facts).map_or_else(|| Cell::open("deployment-complete", "it has not ended"), Cell::new);
     sheet.pairs(alloc::vec![
         ("Release", Cell::new(format!("{}", facts.plan.release.id))),
         ("Date", Cell::new(data.date.as_str())),
@@ -131,7 +131,12 @@ fn timeline_table(sheet: &mut Sheet, story: &Story<'_>) {
         .iter()
         .map(|r| {
             let notes = if r.notes.is_empty() { Cell::none() } else { Cell::new(r.notes.as_str()) };
-            alloc::vec![Cell::new(clock(r.at, facts.origin())), Cell::new(r.step.as_str()), Cell::marked(r.status, ""), notes]
+            alloc::vec![
+                Cell::new(clock(r.at, facts.origin())),
+                Cell::new(r.step.as_str()),
+                if r.status == Mark::Plain { Cell::none() } else { Cell::marked(r.status, "") },
+                notes
+            ]
         })
         .collect();
     let missing = |item: &str, step: &str, what: &str| {

@@ -10,8 +10,8 @@ use tidegate_rollout::record::Review;
 use crate::DocsError;
 use crate::doc2::resolution;
 use crate::model::{Cell, Document, Mark, Sheet};
-use crate::story::Story;
-use crate::text::{clock, millis, span};
+use crate::story::{Story, duration};
+use crate::text::{clock, span};
 use crate::timeline;
 
 #[derive(Clone, Debug, Serialize)]
@@ -25,7 +25,9 @@ struct Data<'a> {
 /// Metrics Summary.
 #[derive(Clone, Debug, Serialize)]
 struct Metrics {
+    /// Without the final watch.
     duration_ms: Option<u64>,
+    watched_ms: Option<u64>,
     downtime_ms: Option<u64>,
     downtime_longest_host_ms: Option<u64>,
     downtime_declared_ms: Option<u64>,
@@ -67,6 +69,7 @@ pub(crate) fn document(story: &Story<'_>) -> Result<Document, DocsError> {
         review_brought_by: review.map(|(_, by, _)| by.as_str()),
         metrics: Metrics {
             duration_ms: facts.duration().map(|d| d.0),
+            watched_ms: facts.watched().map(|d| d.0),
             downtime_ms: story.downtime.fleet_ms,
             downtime_longest_host_ms: story.downtime.worst_ms,
             downtime_declared_ms: change.and_then(|c| c.downtime).map(|s| s.0.0),
@@ -160,10 +163,7 @@ fn summary(sheet: &mut Sheet, story: &Story<'_>, m: &Metrics) {
     };
     let unresolved = if m.issues_unresolved == 0 { Mark::Good } else { Mark::Open };
     sheet.pairs(alloc::vec![
-        (
-            "Deployment duration",
-            facts.duration().map_or_else(|| Cell::open("metrics-duration", "it has not ended"), |d| Cell::new(millis(d)))
-        ),
+        ("Deployment duration", duration(facts).map_or_else(|| Cell::open("metrics-duration", "it has not ended"), Cell::new)),
         ("Downtime", downtime_cell(story)),
         ("Issues encountered", Cell::marked(unresolved, format!("{} ({} unresolved)", m.issues, m.issues_unresolved))),
         ("Rollbacks", Cell::new(m.rollbacks.to_string())),

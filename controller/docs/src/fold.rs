@@ -8,6 +8,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use tidegate_protocol::Digest;
 use tidegate_protocol::report::{Failure, SmokeResult};
 use tidegate_protocol::{
     Component, ComponentName, HostName, Intent, Millis, Phase, Release, ReleaseId, Side, TaskRun, TaskState, Timestamp,
@@ -132,7 +133,7 @@ pub(crate) struct ItemFact {
 pub(crate) struct SignOffFact {
     pub(crate) at: Timestamp,
     pub(crate) signed: Signed,
-    pub(crate) document: tidegate_protocol::Digest,
+    pub(crate) document: Digest,
 }
 
 /// A trigger's condition held.
@@ -155,6 +156,7 @@ pub(crate) struct JudgedFact {
 pub(crate) struct Facts<'a> {
     pub(crate) input: Input<'a>,
     pub(crate) plan: &'a Plan,
+    pub(crate) plan_digest: Digest,
     pub(crate) release: &'a Release,
     pub(crate) by: &'a str,
     pub(crate) given: Given,
@@ -227,6 +229,7 @@ impl<'a> Facts<'a> {
         let mut facts = Self {
             input: *input,
             plan,
+            plan_digest: plan.digest(),
             release: input.release,
             by,
             given: rollout.given().clone(),
@@ -463,9 +466,20 @@ impl<'a> Facts<'a> {
         (!self.backs.is_empty() && self.backs.iter().all(|b| b.to.is_some())).then(|| Millis(spans.sum()))
     }
 
-    /// How long the deployment took: begin to end.
+    /// The final watch began: everything is deployed, and only looked at.
+    fn watched_from(&self) -> Option<Timestamp> {
+        let watch = |s: &&StageFact| self.plan.gating.stages.get(s.stage).is_some_and(|stage| stage.watch);
+        self.stages.iter().find(watch).map(|s| s.opened).filter(|_| self.backs.is_empty())
+    }
+
+    /// How long the deployment took: begin to end, the final watch left out.
     pub(crate) fn duration(&self) -> Option<Millis> {
-        self.ended.map(|end| end.since(self.origin()))
+        self.watched_from().or(self.ended).map(|end| end.since(self.origin()))
+    }
+
+    /// How long it was watched after that.
+    pub(crate) fn watched(&self) -> Option<Millis> {
+        self.watched_from().map(|from| self.end().since(from))
     }
 }
 

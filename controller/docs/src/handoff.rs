@@ -97,7 +97,7 @@ pub(crate) fn content(facts: &Facts<'_>, issues: &[Issue]) -> Content {
         rollout: facts.input.id.to_string(),
         release: plan.release.id.to_string(),
         manifest_sha256: plan.release.manifest,
-        plan_sha256: plan.digest(),
+        plan_sha256: facts.plan_digest,
         outcome: facts.state.word(),
         from: plan.lead.clone(),
         notes: release.notes.as_ref().map(|f| f.digest),

@@ -11,8 +11,8 @@ use tidegate_rollout::process::{RowKind, RowVerdict, SignRole};
 use crate::DocsError;
 use crate::model::{Cell, Check, Document, Mark, Sheet};
 use crate::open::{SignState, sign_state};
-use crate::story::{PAPERS, Story};
-use crate::text::{millis, moment_utc};
+use crate::story::{PAPERS, Story, duration};
+use crate::text::moment_utc;
 
 #[derive(Clone, Debug, Serialize)]
 struct Data {
@@ -42,13 +42,14 @@ pub(crate) fn document(story: &Story<'_>) -> Result<Document, DocsError> {
         (rows, signatures) => format!("{rows} rows open, of them {signatures} signatures"),
     };
     let ended = facts.state.is_terminal();
+    let reviewed = facts.review.as_ref().is_some_and(|(r, ..)| r.participants.iter().any(|p| !p.trim().is_empty()));
     let notes = [
         (blocked == 0, checklist),
         (ended && unresolved == 0, if ended { format!("{unresolved} issues unresolved") } else { "the rollout has not ended".into() }),
         (facts.targets.iter().any(|t| !t.smoke.is_empty()), "results of every host, also as JUnit XML".into()),
         (!facts.observed.is_empty(), "values also as CSV".into()),
         (signed == 2, format!("{signed} of 2 signatures")),
-        (facts.review.as_ref().is_some_and(|(r, ..)| r.participants.iter().any(|p| !p.trim().is_empty())), "written by people".into()),
+        (reviewed, if reviewed { "the review was held" } else { "nobody wrote a review yet" }.into()),
     ];
     let deliverables: Vec<Deliverable> = PAPERS
         .iter()
@@ -68,7 +69,7 @@ pub(crate) fn document(story: &Story<'_>) -> Result<Document, DocsError> {
         ("Deployment Lead", facts.plan.lead.as_deref().map_or_else(Cell::none, Cell::new)),
         ("Start", Cell::new(moment_utc(facts.origin()))),
         ("End", facts.ended.map_or_else(Cell::none, |t| Cell::new(moment_utc(t)))),
-        ("Duration", facts.duration().map_or_else(Cell::none, |d| Cell::new(millis(d)))),
+        ("Duration", duration(facts).map_or_else(Cell::none, Cell::new)),
         ("Downtime", crate::doc6::downtime_cell(story)),
         ("Why it is where it is", Cell::new(facts.reason.as_str())),
     ]);

@@ -179,7 +179,8 @@ fn escape(text: &Text) -> String {
             // Within a word it is none.
             '_' if first || out.ends_with(' ') || chars.peek().is_none_or(|n| !n.is_alphanumeric()) => out.push_str("\\_"),
             '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
+            // A quotation where a line begins, and nothing else anywhere.
+            '>' if out.trim().is_empty() => out.push_str("&gt;"),
             '&' => out.push_str("&amp;"),
             '#' | '+' | '-' | '=' if first && chars.peek() == Some(&' ') => {
                 out.push('\\');
@@ -220,7 +221,9 @@ mod tests {
     fn nothing_is_read_as_markup() {
         for (text, wanted) in [
             ("a|b", "a\\|b"),
-            ("<b>x</b>", "&lt;b&gt;x&lt;/b&gt;"),
+            ("<b>x</b>", "&lt;b>x&lt;/b>"),
+            ("> said", "&gt; said"),
+            ("error_rate > 1%", "error_rate > 1%"),
             ("# head", "\\# head"),
             ("![x](y)", "\\!\\[x\\](y)"),
             ("latency_p99", "latency_p99"),

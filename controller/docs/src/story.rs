@@ -15,7 +15,7 @@ use crate::downtime::{self, Downtime};
 use crate::fold::Facts;
 use crate::issues::{self, Issue};
 use crate::model::{Cell, Check, Document, Footer, Mark, Sheet};
-use crate::text::moment;
+use crate::text::{millis, moment};
 use crate::timeline::{self, outcome};
 use crate::{DocsError, Input, SCHEMA, handoff};
 
@@ -78,7 +78,7 @@ impl<'a> Story<'a> {
             rollout: facts.input.id.as_str().into(),
             release: format!("{}", facts.plan.release.id),
             manifest_sha256: facts.plan.release.manifest,
-            plan_sha256: facts.plan.digest(),
+            plan_sha256: facts.plan_digest,
             environment: facts.plan.environment.clone(),
             state: facts.state.word(),
             reason: facts.reason.clone(),
@@ -166,6 +166,12 @@ pub(crate) fn check_of(row: &Row) -> Check {
         by: row.by.as_deref().unwrap_or_default().into(),
         at: row.at.map_or_else(String::new, moment).into(),
     }
+}
+
+/// How long the deployment took, and was watched after it.
+pub(crate) fn duration(facts: &Facts<'_>) -> Option<String> {
+    let watched = facts.watched().map_or_else(String::new, |w| format!(", then watched for {}", millis(w)));
+    facts.duration().map(|d| format!("{}{watched}", millis(d)))
 }
 
 /// A value that is there, or open by its name.

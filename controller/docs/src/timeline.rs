@@ -173,7 +173,11 @@ fn stages(facts: &Facts<'_>, rows: &mut Vec<Row>) {
     let canary = facts.plan.strategy == Strategy::Canary;
     for fact in &facts.stages {
         let Some(stage) = facts.plan.gating.stages.get(fact.stage) else { continue };
-        let name = if canary { format!("Stage {}: {}", fact.stage + 1, stage.name) } else { stage.name.clone() };
+        let name = match (stage.watch, canary) {
+            (true, _) => "Final watch".to_string(),
+            (false, true) => format!("Stage {}: {}", fact.stage + 1, stage.name),
+            (false, false) => stage.name.clone(),
+        };
         let again = if fact.extended { ", extended once" } else { "" };
         let observed = millis(fact.at.since(fact.opened));
         let (mark, what) = match fact.step {
@@ -188,8 +192,7 @@ fn stages(facts: &Facts<'_>, rows: &mut Vec<Row>) {
                 (mark, format!("{over}{again}"))
             }
         };
-        let stage_is = if stage.watch { "final watch, " } else { "" };
-        rows.push(row(fact.opened, name, mark, format!("{stage_is}{what}")));
+        rows.push(row(fact.opened, name, mark, what));
     }
 }
 

@@ -130,6 +130,29 @@ fn every_outcome_is_told_truthfully() {
 }
 
 #[test]
+fn a_final_watch_is_not_part_of_the_duration() {
+    let text = world::PLAN.replace("bake = \"1h\"", "watch = \"24h\"");
+    let mut j = Journal::with(&text, release("2.1.0"));
+    j.prepared();
+    j.stage(0, 30);
+    for wave in j.waves_of_stage(1) {
+        j.wave(wave);
+    }
+    use tidegate_rollout::record::GateStep;
+    for (stage, step) in [(1, GateStep::Opened), (1, GateStep::Passed), (2, GateStep::Opened)] {
+        j.gate(stage, step, "every host of the stage is kept");
+    }
+    j.state(RolloutState::Watching, "observed for 24h");
+    let watching = j.paper("6-post-deployment-review.md");
+    assert!(j.paper("2-deployment-execution-log.md").contains("| Final watch | ○ |"));
+    assert!(watching.contains("- **Deployment duration:** 36 min 49 s, then watched for 0 s"), "{watching}");
+    j.after(86_400_000);
+    j.state(RolloutState::Completed, "every criterion holds");
+    let text = j.paper("6-post-deployment-review.md");
+    assert!(text.contains("- **Deployment duration:** 36 min 49 s, then watched for 1 d"), "{text}");
+}
+
+#[test]
 fn downtime_is_what_probes_saw() {
     let downtime = |outages: &[(&str, u64, Option<u64>)]| {
         let mut j = Journal::new();
@@ -151,17 +174,4 @@ fn downtime_is_what_probes_saw() {
     // All three hosts of web at once, for one second; one of them to the very end.
     let all = downtime(&[("web-1", 1_000, Some(3_000)), ("web-2", 2_000, None), ("web-3", 0, Some(9_000))]);
     assert_eq!(all, "- **Downtime:** ✗ 1 s, declared 0 s, longest of one host 1 min 38 s");
-}
-
-#[test]
-fn a_dump_to_look_at() {
-    if let Some(dir) = std::env::var_os("PAPERS_OUT") {
-        for (name, journal) in [("complete", complete()), ("rolled-back", rolled_back())] {
-            let dir = std::path::Path::new(&dir).join(name);
-            std::fs::create_dir_all(&dir).unwrap();
-            for paper in journal.papers() {
-                std::fs::write(dir.join(paper.name), paper.text).unwrap();
-            }
-        }
-    }
 }

@@ -41,7 +41,7 @@ pub(super) enum Freeze {
         #[arg(long)]
         all: bool,
     },
-    /// End a freeze; rollouts that it held go on
+    /// End a freeze; what waited for it begins, what it paused waits for `rollout resume`
     #[command(after_help = REMOVE_HELP)]
     Remove {
         /// Its number, as `freeze list` shows it

@@ -39,6 +39,11 @@ impl State {
 
     /// Looks at what waits to begin, and at windows.
     pub(super) fn look_at_waiting(&mut self, now: Timestamp) {
+        // What was found before a restart stands until the hosts are back.
+        if self.registry.gathering(now) {
+            self.look_at_windows(now);
+            return;
+        }
         let changed = std::mem::take(&mut self.changed);
         let due = |waiting: &Waiting| changed || now.since(waiting.looked_at) >= LOOK_EVERY;
         let ids: Vec<RolloutId> = self
