@@ -121,12 +121,16 @@ fn run() -> anyhow::Result<bool> {
     chapter("what happened with release 3");
     let id = fleet.newest()?;
     show(&fleet, &["rollout", "events", &id])?;
+    // Beside this program: the fleet's own directory goes with it.
+    let papers = std::env::current_exe().context("where this program is")?.with_file_name("demo-papers");
+    let out = papers.to_str().context("a path that is no text")?;
+    show(&fleet, &["docs", &id, "--out", out])?;
 
     chapter("what runs now, by the controller's word and asked over HTTP");
     let good = ends_with(&fleet, "2.0.0")?;
     let seconds = began.elapsed().as_secs_f64();
     say(&if good {
-        format!("\nEvery host runs release 2. ({seconds:.1} s)")
+        format!("\nThe papers of release 3 are in {}.\nEvery host runs release 2. ({seconds:.1} s)", papers.join("index.html").display())
     } else {
         format!("\nNOT every host runs release 2. ({seconds:.1} s)\n{}", fleet.tails())
     });
