@@ -156,7 +156,13 @@ fn perform(steps: &[Step]) -> Result<(), TestCaseError> {
                     due.unheard = true;
                 }
             }
-            Step::Lose(i) => world.lose(usize::from(*i)),
+            Step::Lose(i) => {
+                world.lose(usize::from(*i));
+                // Forgotten over the restart, and gone before it said it again.
+                if let Some(due) = owed.as_mut().filter(|o| o.host == *i && o.unheard) {
+                    due.by = None;
+                }
+            }
             Step::Find(i) => {
                 world.find(usize::from(*i));
                 if let Some(due) = owed.as_mut().filter(|o| o.host == *i && o.by.is_none()) {
